@@ -1,0 +1,33 @@
+# make demo: from a bare clone to a result. make test: what CI runs. Needs Python 3.11 or newer and the package registry.
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: demo test lint clean
+
+demo: .venv/installed
+	$(BIN)/python train.py recipe=quickstart
+	$(BIN)/python linear_eval.py run="$$(ls -td runs/moco-small-digits-*/result.json | head -1 | xargs dirname)" probe=cached
+	$(BIN)/python -m moco table
+
+test: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python setup.cfg
+	$(BIN)/pip install --quiet -e .
+	touch $@
+
+.venv/installed-dev: .venv/bin/python setup.cfg
+	$(BIN)/pip install --quiet -e .[dev]
+	touch $@ .venv/installed
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache *.egg-info

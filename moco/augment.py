@@ -1,0 +1,220 @@
+"""Views: two random crops, colours and flips of each image, made for a whole batch at once on the images' device.
+
+Every step draws its parameters per image from the distributions that torchvision's per-image transforms use
+(RandomResizedCrop, ColorJitter with its random order, RandomGrayscale, GaussianBlur, RandomSolarize); the arithmetic is
+batched tensor work, so that it runs at the speed of the device. Random numbers come from torch's global generator, which
+the training loop seeds anew for every step.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, what PIL and torchvision turn to gray with
+CPU_CHUNK = 128  # images at a time: their intermediate tensors stay in the cache, which doubles the speed on a CPU
+
+
+class Augment:
+    """Random views of image batches; the parameters of every paper are arguments.
+
+    Args:
+        size: side of a view in pixels; None keeps the images' own.
+        crop: (least, largest) area of the crop as a share of the image; (1, 1) with `pad` 0 keeps the image whole.
+        flip: probability of a horizontal flip.
+        jitter: strengths (brightness, contrast, saturation, hue) of ColorJitter.
+        jitter_p, gray, blur, solarize: probabilities of each.
+        blur_sigma: range of the Gaussian's standard deviation in pixels.
+        mean, std: per channel, of pixels in [0, 1]; what `normalize` subtracts and divides by.
+
+    Raises:
+        ValueError: a probability outside [0, 1] or a range that is empty.
+    """
+
+    def __init__(
+        self,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        size: int | None = None,
+        crop: Sequence[float] = (0.2, 1.0),
+        flip: float = 0.5,
+        jitter: Sequence[float] = (0.4, 0.4, 0.4, 0.1),
+        jitter_p: float = 0.8,
+        gray: float = 0.2,
+        blur: float = 0.0,
+        blur_sigma: Sequence[float] = (0.1, 2.0),
+        solarize: float = 0.0,
+    ):
+        for name, p in dict(flip=flip, jitter_p=jitter_p, gray=gray, blur=blur, solarize=solarize).items():
+            if not 0 <= p <= 1:
+                raise ValueError(f"augment.{name}={p} is a probability: give a number from 0 to 1")
+        if not 0 < crop[0] <= crop[1] <= 1:
+            raise ValueError(f"augment.crop={list(crop)} must be [least, largest] share of the image, 0 < least <= 1")
+        if not 0 < blur_sigma[0] <= blur_sigma[1]:
+            raise ValueError(f"augment.blur_sigma={list(blur_sigma)} must be [least, largest] in pixels, above 0")
+        if any(j < 0 for j in jitter) or jitter[3] > 0.5:
+            raise ValueError(f"augment.jitter={list(jitter)} must be four strengths of at least 0, hue at most 0.5")
+        self.size, self.crop, self.flip = size, tuple(crop), flip
+        self.jitter, self.jitter_p, self.gray = tuple(jitter), jitter_p, gray
+        self.blur, self.blur_sigma, self.solarize = blur, tuple(blur_sigma), solarize
+        self.mean, self.std = tuple(mean), tuple(std)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """One view: uint8 [B, 3, H, W] -> normalised float32 [B, 3, size, size], channels_last."""
+        chunk = CPU_CHUNK if images.device.type == "cpu" else len(images)
+        return torch.cat([self._view(part) for part in images.split(chunk)])
+
+    def _view(self, images: Tensor) -> Tensor:
+        size = self.size or images.shape[-1]
+        x = crop_resize(images, *crop_boxes(len(images), self.crop, images.shape[-2:], images.device), size, self.flip)
+        if any(self.jitter) and self.jitter_p:
+            x = color_jitter(x, self.jitter, self.jitter_p)
+        if self.gray:
+            x = torch.where(chance(x, self.gray), luma(x), x)
+        if self.blur:
+            x = torch.where(chance(x, self.blur), gaussian_blur(x, self.blur_sigma), x)
+        if self.solarize:
+            x = torch.where(chance(x, self.solarize) & (x >= 0.5), 1 - x, x)
+        return self._normalize(x)
+
+    def clean(self, images: Tensor) -> Tensor:
+        """The image as it is, for evaluation: uint8 [B, 3, H, W] -> normalised float32 [B, 3, H, W], channels_last."""
+        return self._normalize(images.float().div_(255))
+
+    def _normalize(self, x: Tensor) -> Tensor:
+        mean = torch.tensor(self.mean, device=x.device).view(1, -1, 1, 1)
+        scale = 1 / torch.tensor(self.std, device=x.device).view(1, -1, 1, 1)
+        return torch.sub(x, mean).mul_(scale).contiguous(memory_format=torch.channels_last)
+
+
+def chance(x: Tensor, p: float) -> Tensor:
+    """True with probability p for each image of x [B, ...] -> [B, 1, 1, 1]."""
+    return torch.rand(len(x), 1, 1, 1, device=x.device) < p
+
+
+def luma(x: Tensor) -> Tensor:
+    """Gray value, [B, 3, H, W] -> [B, 1, H, W]."""
+    return (LUMA[0] * x[:, :1]).add_(x[:, 1:2], alpha=LUMA[1]).add_(x[:, 2:], alpha=LUMA[2])
+
+
+def crop_boxes(n: int, area: Sequence[float], shape: Sequence[int], device: torch.device) -> tuple[Tensor, ...]:
+    """Boxes (top, left, height, width), each float [n], of torchvision's RandomResizedCrop.
+
+    Area uniform in `area`, aspect ratio log-uniform in (3/4, 4/3), ten tries, then a central crop; sides are whole pixels.
+    """
+    height, width = shape
+    tries = 10
+    target = torch.empty(n, tries, device=device).uniform_(*area).mul_(height * width)
+    ratio = torch.empty(n, tries, device=device).uniform_(math.log(3 / 4), math.log(4 / 3)).exp_()
+    w, h = (target * ratio).sqrt_().round_(), (target / ratio).sqrt_().round_()  # [n, tries]
+    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+    first = fits.float().argmax(1, keepdim=True)
+    found = fits.any(1)
+    # Where no try fits, torchvision takes the largest central crop of an allowed ratio: the whole of a square image.
+    fallback_w = min(width, round(height * 4 / 3))
+    fallback_h = min(height, round(width / (3 / 4)))
+    w = torch.where(found, w.gather(1, first).squeeze(1), torch.tensor(float(fallback_w), device=device))
+    h = torch.where(found, h.gather(1, first).squeeze(1), torch.tensor(float(fallback_h), device=device))
+    top = torch.where(found, (torch.rand(n, device=device) * (height - h + 1)).floor_(), ((height - h) / 2).floor_())
+    left = torch.where(found, (torch.rand(n, device=device) * (width - w + 1)).floor_(), ((width - w) / 2).floor_())
+    return top, left, h, w
+
+
+def resize_weights(start: Tensor, length: Tensor, size: int, source: int) -> Tensor:
+    """Bilinear, antialiased resampling of [start, start + length) to `size` pixels, as a matrix [B, size, source].
+
+    The triangle filter of PIL and of torchvision with antialias=True: it widens when shrinking, and looks at the crop
+    alone, so that nothing leaks in from outside the box.
+    """
+    scale = (length / size).view(-1, 1, 1)
+    out = torch.arange(size, device=start.device).view(1, -1, 1) + 0.5
+    pixel = torch.arange(source, device=start.device).view(1, 1, -1) + 0.5
+    begin, end = start.view(-1, 1, 1), (start + length).view(-1, 1, 1)
+    weight = (1 - ((begin + out * scale - pixel) / scale.clamp(min=1)).abs()).clamp_(min=0)
+    weight = weight * ((pixel > begin) & (pixel < end))
+    return weight / weight.sum(-1, keepdim=True)
+
+
+def crop_resize(
+    images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: int, flip: float
+) -> Tensor:
+    """Crops each image, resizes it to size x size and flips some: uint8 [B, 3, H, W] -> float32 [B, 3, size, size]."""
+    rows = resize_weights(top, height, size, images.shape[-2])  # [B, size, H]
+    columns = resize_weights(left, width, size, images.shape[-1])  # [B, size, W]
+    flipped = torch.rand(len(images), 1, 1, device=images.device) < flip
+    columns = torch.where(flipped, columns.flip(1), columns) / 255
+    b, c, h, w = images.shape
+    x = torch.bmm(images.float().view(b, c * h, w), columns.transpose(1, 2))  # [B, 3 H, size]
+    return torch.matmul(rows.unsqueeze(1), x.view(b, c, h, size))
+
+
+def color_jitter(x: Tensor, strength: Sequence[float], p: float) -> Tensor:
+    """torchvision's ColorJitter with its random order of the four, each image its own, on pixels in [0, 1].
+
+    Brightness, contrast and saturation each mix the image with a base (black, its mean gray, its gray) by a factor and
+    clamp, so one mix serves all images, whichever of the three is theirs. Hue, the dear one, is turned once: the mixes
+    that an image has before its hue come first, then hue, then the others, with factor 1 where it is not a mix's turn.
+    """
+    n, device = len(x), x.device
+    applied = torch.rand(n, 1, device=device) < p
+    spread = torch.tensor(strength, device=device)
+    factors = torch.rand(n, 4, device=device) * 2 - 1
+    low = torch.cat([(1 - spread[:3]).clamp(min=0), -spread[3:]])
+    high = torch.cat([1 + spread[:3], spread[3:]])
+    factors = torch.where(applied, low + (high - low) * (factors + 1) / 2, torch.tensor([1.0, 1, 1, 0], device=device))
+    order = torch.rand(n, 3, device=device).argsort(1)  # of brightness 0, contrast 1, saturation 2
+    hue_turn = torch.randint(4, (n, 1), device=device)  # how many of them come before hue
+    mixes = factors.gather(1, order)
+    turn = torch.arange(3, device=device)
+    before, after = (turn < hue_turn), (turn >= hue_turn)
+    for i in range(3):
+        x = mix(x, order[:, i], torch.where(before[:, i], mixes[:, i], 1))
+    if strength[3]:
+        x = turn_hue(x, factors[:, 3].view(-1, 1, 1, 1))
+    for i in range(3):
+        x = mix(x, order[:, i], torch.where(after[:, i], mixes[:, i], 1))
+    return x
+
+
+def mix(x: Tensor, operation: Tensor, factor: Tensor) -> Tensor:
+    """Brightness (0), contrast (1) or saturation (2), by `operation` [B] and `factor` [B], of x [B, 3, H, W]."""
+    gray = luma(x)
+    mean = gray.mean((2, 3), keepdim=True)
+    operation, factor = operation.view(-1, 1, 1, 1), factor.view(-1, 1, 1, 1)
+    # base = saturation ? gray : contrast ? mean : 0, with the factors folded in: two passes over the pixels, not five
+    gray_share = (1 - factor) * (operation == 2)
+    mean_share = (1 - factor) * (operation == 1) * mean
+    return torch.addcmul(mean_share, gray, gray_share).add(x * factor).clamp_(0, 1)
+
+
+def turn_hue(x: Tensor, shift: Tensor) -> Tensor:
+    """Turns the hue of pixels [B, 3, H, W] by shift [B, 1, 1, 1] of a full turn, value and saturation (HSV) kept."""
+    value, minimum = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
+    chroma = value - minimum
+    r, g, b = x.unbind(1)
+    v, inverse = value.squeeze(1), 1 / chroma.squeeze(1).clamp(min=1e-8)
+    hue = torch.where(v == r, (g - b) * inverse, torch.where(v == g, (b - r) * inverse + 2, (r - g) * inverse + 4))
+    hue = hue.unsqueeze(1) + 6 * shift
+    # The colour wheel, each channel a trapezoid of the hue: min(k, 4 - k) clamped, written as 2 - |k - 2| for k in [0, 6)
+    k = (hue + torch.tensor([5.0, 3.0, 1.0], device=x.device).view(1, 3, 1, 1)).remainder_(6)
+    return value - chroma * (2 - k.sub_(2).abs_()).clamp_(0, 1)
+
+
+def gaussian_blur(x: Tensor, sigma: Sequence[float]) -> Tensor:
+    """Blurs each image with its own sigma: a kernel of about a tenth of the side (SimCLR, arXiv 2002.05709, appendix A).
+
+    Separable, so two products with a banded matrix [B, size, size] that holds the reflected border.
+    """
+    n, size = len(x), x.shape[-1]
+    radius = max(1, round(0.1 * size) // 2)
+    s = torch.empty(n, 1, device=x.device).uniform_(*sigma)
+    offsets = torch.arange(-radius, radius + 1, device=x.device)
+    kernel = torch.softmax(-(offsets**2) / (2 * s**2), 1)  # [B, 2 radius + 1]
+    source = (torch.arange(size, device=x.device).view(-1, 1) + offsets).abs()
+    source = torch.where(source >= size, 2 * (size - 1) - source, source)  # [size, 2 radius + 1]
+    band = F.one_hot(source, size).float()  # [size, 2 radius + 1, size]
+    matrix = torch.einsum("bk,iks->bis", kernel, band).unsqueeze(1)  # [B, 1, size, size]
+    return matrix @ x @ matrix.transpose(2, 3)

@@ -1,0 +1,283 @@
+"""The typed schema: every root key, its type, its range and its one-line meaning, in one place.
+
+A composed configuration is checked against it before anything is built, submitted or written, and all that is wrong with
+it is said at once. Imports neither torch nor hydra.
+"""
+
+import difflib
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+METHOD_KEYS = ("temperature", "m", "feature_dim", "momentum")  # a method that leaves one out of its section lacks it
+
+
+class UserError(ValueError):
+    """What a user can mend: its text is one line for each thing that is wrong, each with the remedy."""
+
+
+class Section(BaseModel):
+    """A group whose keys are all known."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+
+class Component(BaseModel):
+    """A group that names what it builds; keys beyond the typed ones are arguments of `_target_`."""
+
+    model_config = ConfigDict(extra="allow", populate_by_name=True, protected_namespaces=())
+    name: str
+    target: str = Field(alias="_target_", pattern=r"^[A-Za-z_][\w.]+\.\w+$")
+
+
+class Method(Component):
+    symmetric: bool = False
+    head_layers: Literal[1, 2] = 1
+    hidden_dim: int | None = Field(None, gt=0)
+    head_norm: bool = False
+    splits: int | None = Field(None, ge=1)
+
+
+class Model(Component):
+    architecture: str | None = None
+    stem: Literal["cifar", "imagenet"] | None = None
+
+
+class Data(Component):
+    root: str | None
+    size: int | None = Field(None, ge=4)
+    validation: float = Field(ge=0, lt=1)
+    mean: list[float] | None = Field(min_length=3, max_length=3)
+    std: list[float] | None = Field(min_length=3, max_length=3)
+
+
+class Optimizer(Component):
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    momentum: float | None = Field(None, ge=0, lt=1)
+    scale_lr: bool
+
+
+class Schedule(Component):
+    warmup_epochs: float = Field(ge=0)
+
+
+class Augmentation(Section):
+    name: str
+    target: str = Field(alias="_target_")
+    size: int | None = Field(ge=4)
+    crop: list[float] = Field(min_length=2, max_length=2)
+    flip: float = Field(ge=0, le=1)
+    jitter: list[float] = Field(min_length=4, max_length=4)
+    jitter_p: float = Field(ge=0, le=1)
+    gray: float = Field(ge=0, le=1)
+    blur: float = Field(ge=0, le=1)
+    blur_sigma: list[float] = Field(min_length=2, max_length=2)
+    solarize: float = Field(ge=0, le=1)
+    normalize: bool
+
+
+class Probe(Section):
+    name: Literal["augmented", "cached"]
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+
+
+class Tracker(Section):
+    name: Literal["wandb", "none"]
+    mode: Literal["offline", "online"] = "offline"
+    project: str = "moco"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = []
+
+
+class Recipe(Section):
+    """What a recipe's source reports, for the row beside ours; numbers in percent."""
+
+    name: str
+    source: str | None = None
+    knn: list[float | None] | None = None
+    linear: list[float | None] | None = None
+    note: str | None = None
+
+
+class Config(Section):
+    """The root keys. Groups follow them."""
+
+    temperature: float = Field(gt=0, description="softmax temperature of the contrastive loss")
+    m: int | None = Field(ge=0, description="negatives: queue size (moco) or samples from the bank (npid, 0 = all)")
+    feature_dim: int = Field(ge=1, description="dimensions of the projection head's output")
+    momentum: float | None = Field(ge=0, le=1, description="of the key encoder (moco) or of the memory bank (npid)")
+    k: int = Field(ge=1, description="neighbours that vote in kNN")
+    knn_temperature: float = Field(gt=0, description="temperature of the votes' weights; apart from the loss's")
+    batch_size: int = Field(ge=2, description="images in a step; the rest of an epoch that fills none is left out")
+    epochs: int = Field(ge=1, description="passes over the training images")
+    seed: int = Field(ge=0, description="of weights, data order and views")
+    precision: Literal["auto", "fp32", "bf16"] = Field(description="auto: bf16 where the hardware is fast at it")
+    compile: bool = Field(description="torch.compile for the backbone (costs a minute at the start)")
+    device: str = Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:1 or mps")
+    eval_every: int = Field(ge=1, description="epochs between kNN evaluations; the last epoch always has one")
+    checkpoint_minutes: float = Field(ge=0, description="at most so much work is lost to a kill; 0 = save at every step")
+    linear_eval: bool = Field(description="linear evaluation (group probe) at the end of training")
+    runs_dir: str = Field(min_length=1, description="where runs' folders lie")
+    rerun: bool = Field(description="start over, also where the run is done; what was there is replaced")
+    method: Method
+    model: Model
+    data: Data
+    augment: Augmentation
+    optimizer: Optimizer
+    schedule: Schedule
+    probe: Probe
+    tracker: Tracker
+    recipe: Recipe | None
+
+
+GROUPS = ("method", "model", "data", "augment", "optimizer", "schedule", "probe", "tracker", "recipe", "sweeps")
+
+
+class LinearEval(Section):
+    """Keys of linear_eval.py."""
+
+    run: str | None = Field(description="id or folder of a finished run")
+    runs_dir: str = Field(min_length=1, description="where runs' folders lie")
+    device: str = Config.model_fields["device"]
+    seed: int = Field(ge=0, description="of the classifier, its data order and views")
+    rerun: bool = Field(description="evaluate again where it has been done")
+    probe: Probe
+    tracker: Tracker
+
+
+def check(composed: Mapping[str, Any], schema: type[BaseModel] = Config, *, fold: bool = False) -> dict[str, Any]:
+    """The composed, resolved configuration with its values in their types.
+
+    Args:
+        fold: drop the keys that the method does not use instead of refusing them, as a sweep over methods does.
+
+    Raises:
+        UserError: every unknown key, wrong type, value out of range and unused key, a line each.
+    """
+    composed = dict(composed)
+    method = composed.get("method") if schema is Config else None
+    unused = [key for key in METHOD_KEYS if isinstance(method, Mapping) and key not in method]
+    if fold:
+        composed.update(dict.fromkeys(unused))
+    problems = []
+    try:
+        checked = schema.model_validate(composed).model_dump(by_alias=True)
+    except ValidationError as error:
+        problems = [_explain(e, schema) for e in error.errors()]
+    if isinstance(method, Mapping):
+        for key in METHOD_KEYS:
+            value = composed.get(key)
+            if key in unused and value is not None:
+                problems.append(f"{key}={value} is not used by method={method.get('name')}: leave {key} out")
+            elif key not in unused and value is None:
+                problems.append(f"method={method.get('name')} needs a value for {key}")
+    if problems:
+        raise UserError("\n".join(problems))
+    return checked
+
+
+def _explain(error: Any, schema: type[BaseModel]) -> str:
+    """One line for one of pydantic's errors."""
+    path = [str(part) for part in error["loc"]]
+    key, value = ".".join(path), error["input"]
+    if error["type"] == "extra_forbidden":
+        return unknown_key(key, _known_keys(schema, path[:-1]))
+    if error["type"] == "missing":
+        return f"{key} is missing: give {key}=..."
+    reason = re.sub(r"^(Input|Value) should", "should", error["msg"])
+    hint = f" ({field.description})" if len(path) == 1 and (field := schema.model_fields.get(key)) else ""
+    return f"{key}={value} {reason}{hint}"
+
+
+def _known_keys(schema: type[BaseModel], path: Iterable[str]) -> list[str]:
+    prefix = ""
+    for part in path:
+        annotation = schema.model_fields[part].annotation
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        schema = next(o for o in options if inspect.isclass(o) and issubclass(o, BaseModel))
+        prefix += part + "."
+    return [prefix + (field.alias or name) for name, field in schema.model_fields.items()]
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """The line that refuses a misspelt key and names the nearest."""
+    known = list(known)
+    near = difflib.get_close_matches(key, known, 1)
+    return f"unknown key {key}: " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}")
+
+
+def check_words(words: Iterable[str], schema: type[BaseModel] = Config) -> None:
+    """Refuses command-line words whose root key does not exist, before Hydra answers with its longer error.
+
+    Raises:
+        UserError: a line for each such word.
+    """
+    known = [*schema.model_fields, *(("sweeps",) if schema is Config else ())]
+    problems = []
+    for word in words:
+        match = re.match(r"^[+~]{0,2}([A-Za-z_]\w*)[\w./@]*=", word)
+        if match and match[1] not in (*known, "hydra"):
+            problems.append(unknown_key(match[1], known))
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def build(section: Mapping[str, Any], **live: Any) -> Any:
+    """What the section's `_target_` makes of its values and of those live objects that it asks for by name.
+
+    Raises:
+        UserError: no such target, or arguments that it does not take.
+    """
+    module, _, attribute = section["_target_"].rpartition(".")
+    try:
+        target = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"_target_: {section['_target_']} cannot be imported ({error})") from error
+    takes = inspect.signature(target).parameters
+    values = {key: value for key, value in section.items() if key not in ("_target_", "name")}
+    # Typed keys that were left empty and that this target has no use for (optimizer.momentum of Adam) are no arguments.
+    values = {key: value for key, value in values.items() if value is not None or key in takes}
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in takes.values())
+    for key in values:
+        if key not in takes and not open_ended:
+            raise UserError(f"{section['name']} has no setting {key}: it takes {', '.join(k for k in takes)}")
+    return target(**values, **{key: value for key, value in live.items() if key in takes})
+
+
+def register_help(schema: type[BaseModel] = Config) -> None:
+    """Makes ${help:}, which Hydra's help template holds, the list of the root keys of `schema`."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("help", lambda *, _root_: help_text(_root_, schema), replace=True)
+
+
+def help_text(composed: Mapping[str, Any], schema: type[BaseModel] = Config) -> str:
+    """The root keys with meaning, range and default, for --help."""
+    rows = [("key=default", "range", "meaning")]
+    for name, field in schema.model_fields.items():
+        if field.description:
+            rows.append((f"{name}={json.dumps(composed.get(name))}".replace('"', ""), _range(field), field.description))
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    return "\n".join(f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in rows)
+
+
+def _range(field: Any) -> str:
+    """A field's type and range in a few characters."""
+    annotation = field.annotation
+    choices = getattr(annotation, "__args__", ())
+    if choices and all(isinstance(c, str) for c in choices):
+        return "|".join(choices)
+    kind = next((c for c in (annotation, *choices) if c in (bool, int, float, str)), annotation)
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    limits = [f"{s}{getattr(c, a):g}" for c in field.metadata for a, s in signs.items() if hasattr(c, a)]
+    return " ".join([kind.__name__, *limits])

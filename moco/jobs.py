@@ -1,0 +1,356 @@
+"""What an entry point or a queued job does with a checked configuration: build everything, train or probe, write the result."""
+
+import datetime
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from moco.config import UserError, build
+from moco.runs import Run, folder_name, write_atomic
+
+LABELS = {"augmented": "linear", "cached": "linear_cached"}  # protocol -> prefix of its metrics
+
+
+def train(cfg: dict[str, Any], **details: Any) -> float:
+    """Trains the run that `cfg` describes, or goes on with it, or says that it is done; returns its kNN top-1.
+
+    Args:
+        cfg: as moco.config.check returns it.
+        details: kept in the claim (job, device, sweep).
+
+    Raises:
+        UserError: what the user can mend; nothing has been written then, or nothing lost.
+        Stopped: a signal came; the checkpoint is saved.
+    """
+    cfg = _named(cfg)
+    run = Run(Path(cfg["runs_dir"]) / folder_name(cfg))
+    result = run.result
+    if result and not cfg["rerun"]:
+        print(f"{run.folder} is done: {summary(result)} (rerun=true starts over)")
+    else:
+        result = _train(cfg, run, details)
+        print(f"{run.folder} is done: {summary(result)}")
+    if cfg["linear_eval"] and f"{LABELS[cfg['probe']['name']]}/top1" not in result:
+        result = linear_eval(run, cfg["probe"], cfg["tracker"], device=cfg["device"], seed=cfg["seed"], **details)
+    return result["knn/top1"]
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """The result's accuracies in one line."""
+    names = {"knn": "kNN", "linear": "linear", "linear_cached": "linear on cached features"}
+    shown = [
+        f"{label} {result[f'{key}/top1']:.2f} / {result[f'{key}/top5']:.2f}"
+        for key, label in names.items()
+        if f"{key}/top1" in result
+    ]
+    return ", ".join(shown) + " (top-1 / top-5, %)"
+
+
+def _named(cfg: dict[str, Any]) -> dict[str, Any]:
+    """An image folder without a name takes its folder's."""
+    if cfg["data"]["name"] or not cfg["data"]["root"]:
+        return cfg
+    return {**cfg, "data": {**cfg["data"], "name": Path(cfg["data"]["root"]).expanduser().resolve().name}}
+
+
+class Parts:
+    """What training and linear evaluation build alike: data on the device, backbone, views, precision."""
+
+    def __init__(self, cfg: Mapping[str, Any], device: str):
+        import torch
+
+        from moco.model import channels_last
+
+        self.cfg, self.device = cfg, choose_device(device)
+        data = build(cfg["data"] | {"validation": None, "mean": None, "std": None})
+        self.data = data.hold_out(cfg["data"]["validation"]) if cfg["data"]["validation"] else data
+        torch.manual_seed(cfg["seed"])
+        self.encoder = channels_last(build(cfg["model"]))
+        self.data = self.data.to(self.device)
+        self.bf16 = choose_bf16(cfg["precision"], self.device)
+
+    def views(self, **changes: Any) -> Any:
+        """The augmentation of the configuration, or with other values."""
+        section = dict(self.cfg["augment"]) | changes
+        mean, std = [0.0] * 3, [1.0] * 3
+        if section.pop("normalize"):
+            computed = (None, None) if self.cfg["data"]["mean"] else self.data.moments()
+            mean, std = self.cfg["data"]["mean"] or computed[0], self.cfg["data"]["std"] or computed[1]
+        return build(section, mean=mean, std=std)
+
+    def autocast(self) -> Any:
+        import torch
+
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+
+def choose_device(name: str) -> Any:
+    """The torch device of that name; auto takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = torch.device(name)
+    present = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}[device.type]
+    if (device.index or 0) >= present:
+        raise UserError(f"device={name} is not here ({present} of its kind): give device=auto or device=cpu")
+    return device
+
+
+def choose_bf16(precision: str, device: Any) -> bool:
+    """Whether to compute in bfloat16: as asked, or where the hardware has units for it."""
+    import torch
+
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def check_sizes(cfg: Mapping[str, Any], data: Any) -> None:
+    """Refuses numbers that the data set is too small for.
+
+    Raises:
+        UserError: a line for each.
+    """
+    n, bank = len(data.train_images), len(data.labelled()[1])
+    problems = []
+    if cfg["batch_size"] > n:
+        problems.append(f"batch_size={cfg['batch_size']} is more than the {n} training images: give at most {n}")
+    if cfg["k"] > bank:
+        problems.append(f"k={cfg['k']} is more than the {bank} labelled training images that vote: give at most {bank}")
+    if len(data.test_images) == 0:
+        problems.append(f"data.validation={cfg['data']['validation']} leaves no image to evaluate on: give more")
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def _train(cfg: dict[str, Any], run: Run, details: Mapping[str, Any]) -> dict[str, Any]:
+    """Builds, trains, evaluates and writes result.json; nothing is written before all has been built."""
+    import torch
+
+    from moco import optim
+    from moco.tracking import open_tracker
+    from moco.training import Signals, fit
+
+    signals = Signals()
+    try:
+        parts = Parts(cfg, cfg["device"])
+        check_sizes(cfg, parts.data)
+        per_epoch = len(parts.data.train_images) // cfg["batch_size"]
+        torch.manual_seed(cfg["seed"])
+        method = build(
+            cfg["method"], encoder=parts.encoder, num_images=len(parts.data.train_images), steps=cfg["epochs"] * per_epoch
+        ).to(parts.device)
+        section = dict(cfg["optimizer"])
+        if section.pop("scale_lr"):
+            section["lr"] = optim.scaled_lr(section["lr"], cfg["batch_size"])
+        optimizer = build(section, params=[p for p in method.parameters() if p.requires_grad])
+        factor = build(cfg["schedule"], epochs=cfg["epochs"], steps_per_epoch=per_epoch)
+        views = parts.views()
+        views(parts.data.train_images[:2])  # a view that cannot be made is found before anything is written
+        with run.claim(what="train", device=str(parts.device), **details) as claim:
+            if cfg["rerun"] and run.result:
+                run.clear()
+            _write_config(cfg, run, parts)
+            tracker = open_tracker(cfg["tracker"], run, cfg, "train")
+            code = 1
+            try:
+                evaluate = knn_evaluation(cfg, parts, method, views)
+                state = fit(
+                    cfg, run, claim, parts.data.train_images, method, optimizer, factor, views, evaluate, parts.autocast,
+                    tracker, signals,
+                )  # fmt: skip
+                result = _result(cfg, run, parts, method, state)
+                run.write_result(result)
+                code = 0
+            finally:
+                tracker.finish(code)
+        return result
+    finally:
+        signals.restore()
+
+
+def _write_config(cfg: Mapping[str, Any], run: Run, parts: Parts) -> None:
+    """config.yaml and provenance.json with git.diff, for the attempt that begins."""
+    from moco import provenance
+
+    write_atomic(run.folder / "config.yaml", yaml.safe_dump(dict(cfg), sort_keys=False))
+    commit, diff = provenance.git_state()
+    attempts = json.loads((run.folder / "provenance.json").read_text()) if (run.folder / "provenance.json").exists() else []
+    attempts.append({"started": _now(), "commit": commit, "dirty": bool(diff), **provenance.collect(parts.device)})
+    attempts[-1]["precision"] = "bf16" if parts.bf16 else "fp32"
+    write_atomic(run.folder / "provenance.json", json.dumps(attempts, indent=1) + "\n")
+    if diff:
+        write_atomic(run.folder / "git.diff", diff)
+    (run.folder / "error.txt").unlink(missing_ok=True)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def knn_evaluation(cfg: Mapping[str, Any], parts: Parts, method: Any, views: Any) -> Callable[[], dict[str, float]]:
+    """A function that scores the method's backbone and head by weighted kNN, top-1 and top-5 in percent."""
+    from moco import evaluation
+
+    bank, labels = parts.data.labelled()
+
+    def encode(x: Any) -> tuple[Any, Any]:
+        with parts.autocast():
+            h = method.encoder(x)
+            return h, method.head(h)
+
+    def evaluate() -> dict[str, float]:
+        with evaluation.eval_mode(method):
+            banks = evaluation.features(encode, bank, views.clean)
+            queries = evaluation.features(encode, parts.data.test_images, views.clean)
+        metrics = {}
+        for name, b, q in zip(("knn", "knn_head"), banks, queries):
+            metrics[f"{name}/top1"], metrics[f"{name}/top5"] = evaluation.knn(
+                b, labels, q, parts.data.test_labels, k=cfg["k"], temperature=cfg["knn_temperature"],
+                num_classes=len(parts.data.classes),
+            )  # fmt: skip
+        return metrics
+
+    return evaluate
+
+
+def _result(cfg: Mapping[str, Any], run: Run, parts: Parts, method: Any, state: Any) -> dict[str, Any]:
+    """The last epoch is what counts; the best is kept beside it."""
+    import torch
+
+    from moco.evaluation import count
+
+    last = run.metrics()[-1]
+    side = parts.data.train_images.shape[-1]
+    backbone = count(method.encoder, side)
+    whole = count(torch.nn.Sequential(method.encoder, method.head), side)
+    return {
+        **{key: value for key, value in last.items() if "/" in key},
+        "best": state.best, "epochs": cfg["epochs"], "steps": state.step,
+        "params": whole[0], "multiply_adds": whole[1], "params_backbone": backbone[0], "multiply_adds_backbone": backbone[1],
+        "train_images": len(parts.data.train_images), "test_images": len(parts.data.test_images),
+        "evaluated_on": "validation" if cfg["data"]["validation"] else "test",
+        "seconds": round(state.seconds, 1), "finished": _now(),
+    }  # fmt: skip
+
+
+def load_encoder(run: Run, cfg: Mapping[str, Any]) -> Any:
+    """The run's backbone on the CPU, loaded strictly from its checkpoint.
+
+    Raises:
+        UserError: no checkpoint, a damaged one, or one of another shape.
+    """
+    from moco.training import load_checkpoint
+
+    encoder = build(cfg["model"])
+    content = load_checkpoint(run.checkpoint)["method"]
+    prefix = "encoder."
+    weights = {key[len(prefix) :]: value for key, value in content.items() if key.startswith(prefix)}
+    try:
+        encoder.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).replace("\n", " ")[:160]
+        raise UserError(f"{run.checkpoint} does not fit its config.yaml ({reason}): it is kept") from error
+    return encoder
+
+
+def linear_eval(
+    run: Run, probe: Mapping[str, Any], tracker_section: Mapping[str, Any], *, device: str = "auto", seed: int = 0,
+    rerun: bool = False, **details: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Linear evaluation of a finished run; its numbers join result.json, metrics.jsonl and the same wandb run.
+
+    Raises:
+        UserError: the run is not done, or its checkpoint is unusable.
+    """
+    label, cfg, result = LABELS[probe["name"]], run.config, run.result
+    if result is None:
+        raise UserError(f"{run.folder} is {run.state()}, not done: train it to its end first")
+    if f"{label}/top1" in result and not rerun:
+        print(f"{run.folder} has its linear evaluation ({probe['name']}): {summary(result)} (rerun=true repeats it)")
+        return result
+    from moco.tracking import open_tracker
+    from moco.training import Signals
+
+    signals = Signals()
+    try:
+        parts = Parts(cfg, device)
+        parts.encoder.load_state_dict(load_encoder(run, cfg).state_dict())
+        parts.encoder.to(parts.device)
+        with run.claim(what="linear_eval", device=str(parts.device), **details) as claim:
+            tracker = open_tracker(tracker_section, run, cfg, "linear_eval")
+            code = 1
+            try:
+                top1, top5 = _probe(parts, probe, seed, claim, signals)
+                metrics = {f"{label}/top1": top1, f"{label}/top5": top5}
+                run.append_metrics({"epoch": result["epochs"], "step": result["steps"], **metrics})
+                tracker.log(result["steps"], metrics)
+                classifier = result.setdefault("probes", {})
+                parameters = parts.encoder.num_features * len(parts.data.classes) + len(parts.data.classes)
+                classifier[probe["name"]] = {**probe, "seed": seed, "params_classifier": parameters, "finished": _now()}
+                result |= metrics
+                run.write_result(result)
+                code = 0
+            finally:
+                tracker.finish(code)
+    finally:
+        signals.restore()
+    print(f"{run.folder}: {summary(result)}")
+    return result
+
+
+def _probe(parts: Parts, probe: Mapping[str, Any], seed: int, claim: Any, signals: Any) -> tuple[float, float]:
+    """Test top-1 and top-5 of a linear classifier on the frozen backbone in eval mode."""
+    from moco import evaluation
+    from moco.progress import Progress
+    from moco.runs import Stopped
+
+    bar = Progress("linear evaluation", probe["epochs"])
+
+    def encode(x: Any) -> Any:
+        with parts.autocast():
+            return parts.encoder(x)
+
+    def on_epoch(epoch: int, epochs: int, loss: float) -> None:
+        bar.update(epoch, loss=loss)
+        claim.progress(epoch=epoch, epochs=epochs, loss=loss, left=bar.left(epoch))
+        if signals.received:
+            raise Stopped(signals.received)
+
+    data, (images, labels) = parts.data, parts.data.labelled()
+    settings = {key: probe[key] for key in ("epochs", "batch_size", "lr", "weight_decay")}
+    shared: dict[str, Any] = dict(num_classes=len(data.classes), seed=seed, on_epoch=on_epoch, **settings)
+    clean = parts.views().clean
+    with evaluation.eval_mode(parts.encoder):
+        if probe["name"] == "cached":
+            (train,), (test,) = (evaluation.features(encode, x, clean) for x in (images, data.test_images))
+            accuracy = evaluation.linear_probe_cached(train, labels, test, data.test_labels, **shared)
+        else:
+            views = parts.views(size=None, crop=[0.08, 1.0], flip=0.5, jitter=[0.0] * 4, gray=0.0, blur=0.0, solarize=0.0)
+            accuracy = evaluation.linear_probe_augmented(
+                encode, views, clean, images, labels, data.test_images, data.test_labels,
+                num_features=parts.encoder.num_features, **shared,
+            )  # fmt: skip
+    bar.close()
+    return accuracy
+
+
+def run_or_exit(job: Callable[[], Any], folder: Path | None = None) -> Any:
+    """Runs the job; what the user can mend becomes one line a problem on stderr and exit code 1."""
+    try:
+        return job()
+    except (UserError, ValueError) as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,82 @@
+"""Backbones: images [B, 3, H, W] -> features [B, num_features]. The projection head belongs to the method."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet
+from torchvision.models.resnet import BasicBlock
+
+
+def torchvision_resnet(architecture: str, stem: str) -> nn.Module:
+    """A ResNet of torchvision without its classifier (arXiv 1512.03385).
+
+    Args:
+        architecture: resnet18, resnet34, resnet50, or any other ResNet name of torchvision.
+        stem: "imagenet" (7x7 stride 2, max-pooling) or "cifar" (3x3 stride 1, no pooling; SimCLR, appendix B.9).
+
+    Raises:
+        ValueError: torchvision has no such ResNet, or another stem.
+    """
+    make = getattr(resnet, architecture, None)
+    if not architecture.startswith(("resnet", "wide_resnet", "resnext")) or make is None:
+        raise ValueError(f"model.architecture={architecture} is no ResNet of torchvision: try resnet18, resnet34, resnet50")
+    if stem not in ("cifar", "imagenet"):
+        raise ValueError(f"model.stem={stem} is unknown: give cifar (small images) or imagenet")
+    model = make(zero_init_residual=False)
+    model.num_features = model.fc.in_features
+    model.fc = nn.Identity()
+    if stem == "cifar":
+        model.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+        model.maxpool = nn.Identity()
+    return model
+
+
+class SmallResNet(nn.Module):
+    """One basic block a stage: a ResNet small enough to train on two CPU cores.
+
+    Args:
+        widths: channels of each stage; every stage but the first halves the side.
+        stem_stride: 2 halves the side at once, which buys wider stages for the same work.
+    """
+
+    def __init__(self, widths: Sequence[int] = (32, 64, 128, 256), stem_stride: int = 2):
+        super().__init__()
+        self.num_features = widths[-1]
+        stem = [nn.Conv2d(3, widths[0], 3, stem_stride, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(True)]
+        blocks: list[nn.Module] = []
+        for before, width in zip([widths[0], *widths], widths):
+            stride = 2 if blocks else 1
+            shortcut = None
+            if stride != 1 or before != width:
+                shortcut = nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+            blocks.append(BasicBlock(before, width, stride, shortcut))
+        self.stages = nn.Sequential(*stem, *blocks)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stages(x).mean((2, 3))
+
+
+def timm_backbone(architecture: str, **options: object) -> nn.Module:
+    """Any backbone of timm, pooled, without classifier and without pretrained weights; `options` go to its constructor.
+
+    Raises:
+        ValueError: timm is not installed, or knows no such architecture.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise ValueError("model=timm needs timm: pip install timm") from error
+    if not timm.is_model(architecture):
+        near = ", ".join(timm.list_models(f"*{architecture[:6]}*")[:5]) or "see timm.list_models()"
+        raise ValueError(f"model.architecture={architecture} is not in timm: {near}")
+    return timm.create_model(architecture, pretrained=False, num_classes=0, **options)
+
+
+def channels_last(model: nn.Module) -> nn.Module:
+    """The model with its convolutions in channels_last, the faster layout on CPUs and on tensor cores."""
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

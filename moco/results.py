@@ -1,0 +1,160 @@
+"""The result table: every finished run by kNN and by linear evaluation, seeds folded, the published row beside ours.
+
+Reads run folders alone and imports no torch.
+"""
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from moco.config import UserError
+from moco.runs import NOT_IDENTITY, Run
+
+PROTOCOLS = {"knn": "kNN", "linear": "Linear", "linear_cached": "Linear (cached)"}
+PUBLISHED = {"kNN": "knn", "Linear": "linear"}
+# Settings that have a column of their own, by their key in the flat configuration.
+COLUMNS = {
+    "method.name": "Method", "model.name": "Model", "data.name": "Data", "feature_dim": "Feature Dim", "m": "m",
+    "momentum": "Momentum", "batch_size": "Batch", "epochs": "Epochs", "temperature": "tau", "k": "K",
+}  # fmt: skip
+FORMATS = ("markdown", "csv", "latex", "json")
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as dotted keys; lists stay whole."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The flat configuration less what cannot change the result."""
+    kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+    return {key: value for key, value in flatten(kept).items() if key != "data.root"}
+
+
+def varying(flats: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys in which the configurations differ, interpolated copies of root keys (method.m) left out."""
+    keys = dict.fromkeys(key for flat in flats for key in flat)
+    roots = {key for key in keys if "." not in key}
+    return [
+        key
+        for key in keys
+        if len({json.dumps(flat.get(key)) for flat in flats}) > 1
+        and not (key.startswith("method.") and key.partition(".")[2] in roots)
+    ]
+
+
+def table(runs: Iterable[Run]) -> list[dict[str, Any]]:
+    """Rows with the seed's columns for all finished runs; other settings get a column where they vary.
+
+    Top-1, Top-5 and Best hold {"mean", "std", "n"} in percent over the seeds of a configuration; Best is the best epoch's
+    kNN, never what counts.
+    """
+    done = [(settings(run.config), run, result) for run in runs if (result := run.result)]
+    groups: dict[str, list[tuple[dict[str, Any], Run, dict[str, Any]]]] = {}
+    for flat, run, result in done:
+        groups.setdefault(json.dumps({**flat, "seed": None}, sort_keys=True), []).append((flat, run, result))
+    hidden = {*COLUMNS, "seed", *(f"{g}._target_" for g in ("method", "model", "data", "augment", "optimizer", "schedule"))}
+    # A whole other method or model brings settings of its own: they say nothing beyond its name.
+    extra = [key for key in varying([flat for flat, _, _ in done]) if key not in hidden and _typed(key, done)]
+    rows = []
+    for members in groups.values():
+        rows += _rows(members, extra)
+    return rows
+
+
+def _typed(key: str, done: Sequence[tuple[dict[str, Any], Run, dict[str, Any]]]) -> bool:
+    """Whether the key varies among runs that share the choice of its group."""
+    group = key.partition(".")[0]
+    seen: dict[Any, str] = {}
+    if "." not in key or key.endswith(".name"):
+        return True
+    return any(
+        seen.setdefault(flat[f"{group}.name"], json.dumps(flat[key])) != json.dumps(flat[key]) for flat, _, _ in done if key in flat
+    )
+
+
+def _rows(members: Sequence[tuple[dict[str, Any], Run, dict[str, Any]]], extra: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of one configuration: a row a protocol, each followed by the published one where there is one."""
+    flat, first, result = members[0]
+    recipe = first.config.get("recipe") or {}
+    rows = []
+    for prefix, protocol in PROTOCOLS.items():
+        scored = [r for _, _, r in members if f"{prefix}/top1" in r]
+        if not scored:
+            continue
+        part = "" if prefix == "knn" else "_backbone"
+        classifier = result.get("probes", {}).get(prefix.replace("linear_", "").replace("linear", "augmented"), {})
+        head = classifier.get("params_classifier", 0) if part else 0
+        row: dict[str, Any] = {"Protocol": protocol}
+        row |= {COLUMNS[key]: flat.get(key) for key in ("method.name", "model.name", "data.name")}
+        row |= {"Params": f"{(result['params' + part] + head) / 1e6:.2f} M"}
+        row |= {"FLOPs": f"{(result['multiply_adds' + part] + head) / 1e9:.3g} G"}
+        row |= {name: flat.get(key) for key, name in COLUMNS.items() if "." not in key}
+        row |= {key: flat.get(key) for key in extra}
+        row |= {"Top-1": spread([r[f"{prefix}/top1"] for r in scored]), "Top-5": spread([r[f"{prefix}/top5"] for r in scored])}
+        best = [r["best"]["knn/top1"] for r in scored] if prefix == "knn" else []
+        row |= {"Best": spread(best) if best else None, "path": " ".join(run.folder.name for _, run, _ in members)}
+        rows.append(row)
+        numbers = recipe.get(PUBLISHED.get(protocol, ""))
+        if numbers:
+            published = dict.fromkeys(row) | {"Protocol": f"{protocol}, published", "path": recipe.get("source")}
+            if recipe.get("note"):
+                published["path"] = f"{recipe['source']} ({recipe['note']})"
+            published |= {key: spread([v]) for key, v in zip(("Top-1", "Top-5"), numbers) if v is not None}
+            rows.append(published)
+    return rows
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Mean, sample standard deviation (None for one) and count."""
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "std": deviation, "n": len(values)}  # type: ignore[dict-item]
+
+
+def cell(value: Any) -> str:
+    """A table's cell as text: percent with two decimals, deviation and count where there are several seeds."""
+    if value is None:
+        return ""
+    if isinstance(value, Mapping):
+        text = f"{value['mean']:.2f}"
+        return text if value["std"] is None else f"{text} ± {value['std']:.2f} (n={value['n']})"
+    return str(value)
+
+
+def render(rows: Sequence[Mapping[str, Any]], form: str) -> str:
+    """The table as markdown, csv, latex or json.
+
+    Raises:
+        UserError: another format.
+    """
+    if form == "json":
+        return json.dumps(list(rows), indent=1)
+    if form not in FORMATS:
+        raise UserError(f"format {form} is unknown: give one of {', '.join(FORMATS)}")
+    names = list(rows[0]) if rows else ["Protocol", "Top-1", "Top-5", "path"]
+    cells = [[cell(row[name]) for name in names] for row in rows]
+    if form == "csv":
+        out = io.StringIO()
+        csv.writer(out, lineterminator="\n").writerows([names, *cells])
+        return out.getvalue().rstrip("\n")
+    if form == "latex":
+        return _latex(names, cells)
+    lines = [names, ["---"] * len(names), *cells]
+    return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
+
+
+def _latex(names: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """A booktabs tabular."""
+    escapes = {c: "\\" + c for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "±": r"$\pm$"}
+    line = lambda texts: " & ".join("".join(escapes.get(c, c) for c in text) for text in texts) + r" \\"  # noqa: E731
+    head = [r"\begin{tabular}{" + "l" * len(names) + "}", r"\toprule", line(names).replace("tau", r"$\tau$"), r"\midrule"]
+    return "\n".join([*head, *map(line, cells), r"\bottomrule", r"\end{tabular}"])

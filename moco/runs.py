@@ -1,0 +1,301 @@
+"""A run on disk: identity, folder, claim, state, metrics and result. The folder is the truth; imports no torch.
+
+    runs/<method>-<model>-<data>-<id>/
+        config.yaml       the resolved configuration
+        claim.json        who trains it, or trained it last, and how far they are; rewritten as a heartbeat
+        metrics.jsonl     a line an epoch, flushed to disk
+        checkpoint.pt     written aside, then renamed
+        result.json       last of all: its presence means done
+        error.txt         the traceback of a failure
+        provenance.json   commit, versions, hardware; git.diff beside it
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from moco.config import UserError
+
+# What cannot change the result: paths, devices, logging, and what is measured after the training itself.
+NOT_IDENTITY = {
+    "runs_dir", "rerun", "device", "compile", "eval_every", "checkpoint_minutes", "linear_eval", "probe", "tracker", "recipe",
+}  # fmt: skip
+HEARTBEAT = 10.0  # seconds between heartbeats
+STALE = 6 * HEARTBEAT  # a claim on another machine without a heartbeat for so long is taken over
+EXIT_STOPPED = 75  # sysexits' EX_TEMPFAIL: stopped by a signal with a checkpoint; the same command goes on
+
+
+class Held(UserError):
+    """Another process holds the run."""
+
+
+class Lost(RuntimeError):
+    """Another process took this run over, because this one gave no sign of life."""
+
+
+def identity(config: Mapping[str, Any]) -> str:
+    """The run's id: a hash of the checked configuration less what cannot change the result."""
+    kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+    kept["data"] = {key: value for key, value in kept["data"].items() if key != "root"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def folder_name(config: Mapping[str, Any]) -> str:
+    """<method>-<model>-<data>-<id>, safe in a path and on Hydra's command line."""
+    parts = [str(config[group]["name"]) for group in ("method", "model", "data")]
+    return "-".join([*(re.sub(r"[^A-Za-z0-9_.]+", "_", part) for part in parts), identity(config)])
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Writes aside, flushes to disk and renames, so that a reader finds the old text or the new, never a piece."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(aside, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """The file's content, or None where it is absent or no JSON."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+class Run:
+    """One run's folder, whether it exists yet or not."""
+
+    def __init__(self, folder: Path | str):
+        self.folder = Path(folder)
+        self.checkpoint = self.folder / "checkpoint.pt"
+
+    @property
+    def id(self) -> str:
+        return self.folder.name.rpartition("-")[2]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration.
+
+        Raises:
+            UserError: config.yaml is absent or damaged.
+        """
+        path = self.folder / "config.yaml"
+        try:
+            config = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        except (OSError, yaml.YAMLError) as error:
+            raise UserError(f"{path} cannot be read ({type(error).__name__}): is {self.folder} a run's folder?") from error
+        if not isinstance(config, dict):
+            raise UserError(f"{path} holds no configuration: is {self.folder} a run's folder?")
+        return config
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The result, or None where the run is not done."""
+        return read_json(self.folder / "result.json")
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        write_atomic(self.folder / "result.json", json.dumps(result, indent=1) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a last line that a kill cut short is left out."""
+        try:
+            lines = (self.folder / "metrics.jsonl").read_text().splitlines()
+        except OSError:
+            return []
+        found = []
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+        return found
+
+    def append_metrics(self, line: Mapping[str, Any]) -> None:
+        with open(self.folder / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def rewind_metrics(self, epoch: int) -> None:
+        """Drops the lines after `epoch`: what was trained since the checkpoint is trained again."""
+        kept = [line for line in self.metrics() if line["epoch"] <= epoch]
+        write_atomic(self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+
+    def state(self) -> str:
+        """pending, running, done, failed, stopped (by a signal, with a checkpoint) or killed (without a word)."""
+        if (self.folder / "result.json").exists():
+            return "done"
+        holder = read_json(self.folder / "claim.json")
+        if holder is None:
+            return "pending"
+        if holder.get("ended"):
+            return holder["ended"]
+        return "running" if alive(self.folder / "claim.json", holder) else "killed"
+
+    def clear(self) -> None:
+        """Removes what an earlier attempt left, the claim apart."""
+        for path in self.folder.iterdir():
+            if path.name.startswith("claim"):
+                continue
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+    @contextlib.contextmanager
+    def claim(self, **details: Any) -> Iterator["Claim"]:
+        """Holds the run for this process, and keeps on record how it ended.
+
+        Raises:
+            Held: another living process holds it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        claim = Claim(self.folder / "claim.json", details)
+        try:
+            yield claim
+        except BaseException as error:
+            claim.end("stopped" if isinstance(error, Stopped | KeyboardInterrupt) else "failed", str(error))
+            raise
+        claim.end("done", "")
+
+
+class Stopped(SystemExit):
+    """A signal asked the run to stop; it has saved its checkpoint."""
+
+    def __init__(self, why: str):
+        super().__init__(EXIT_STOPPED)
+        self.why = why
+
+    def __str__(self) -> str:
+        return self.why
+
+
+class Claim:
+    """A hold on a run: a file with the holder and its progress, rewritten by a thread as the heartbeat.
+
+    A holder on this machine is judged by its process, one elsewhere by the age of its heartbeat. Taking over is done under
+    a file lock, so that of two who find a claim abandoned one gets it.
+    """
+
+    def __init__(self, path: Path, details: Mapping[str, Any]):
+        self.path, self.lost = path, False
+        self.holder = {
+            "token": uuid.uuid4().hex, "machine": machine(), "host": socket.gethostname(), "pid": os.getpid(),
+            "born": born(os.getpid()), "started": time.time(), "progress": {}, "ended": None, **details,
+        }  # fmt: skip
+        with _locked(path.with_name("claim.lock")):
+            other = read_json(path)
+            if other and not other.get("ended") and alive(path, other):
+                raise Held(
+                    f"{path.parent} is being trained by process {other['pid']} on {other['host']}: wait for it, or end it"
+                )
+            self._write()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread.start()
+
+    def progress(self, **values: Any) -> None:
+        """What the next heartbeat tells; raises Lost where another process took the run over."""
+        self.holder["progress"] = values
+        if self.lost:
+            raise Lost(f"{self.path.parent} was taken over by another process after a silence of this one")
+
+    def end(self, how: str, why: str) -> None:
+        """Stops the heartbeat and records how the holder ended."""
+        self._over.set()
+        self._thread.join()
+        self.holder.update(ended=how, why=why, finished=time.time())
+        if not self.lost:
+            with contextlib.suppress(OSError):  # a full disk must not hide the error that ended the run
+                self._write()
+
+    def _write(self) -> None:
+        write_atomic(self.path, json.dumps(self.holder))
+
+    def _beat(self) -> None:
+        while not self._over.wait(HEARTBEAT):
+            current = read_json(self.path)
+            self.lost = current is not None and current.get("token") != self.holder["token"]
+            if self.lost:
+                return
+            with contextlib.suppress(OSError):
+                self._write()
+
+
+def alive(path: Path, holder: Mapping[str, Any]) -> bool:
+    """Whether a claim's holder still lives."""
+    if holder.get("machine") == machine():
+        return born(holder["pid"]) == holder["born"]
+    return time.time() - path.stat().st_mtime < STALE
+
+
+def machine() -> str:
+    """This machine since its boot, and this container: where a process id means the same process."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
+    return " ".join(parts)
+
+
+def born(pid: int) -> str | None:
+    """When the process started, in the kernel's ticks, so that a reused id is told apart; None where there is none."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        if Path("/proc/self/stat").exists():
+            return None
+        try:
+            os.kill(pid, 0)
+        except (ProcessLookupError, PermissionError):
+            return None
+        return "unknown"
+    return None if status[0] in "ZX" else status[19]
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds a lock that the kernel frees when the process dies; a file system without locks goes without."""
+    with open(path, "w") as file:
+        with contextlib.suppress(OSError):
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        yield
+
+
+def all_runs(runs_dir: Path | str) -> list[Run]:
+    """The runs under runs_dir, by name; folders without a configuration are none."""
+    with contextlib.suppress(OSError):
+        names = sorted(entry.name for entry in os.scandir(runs_dir) if entry.is_dir())
+        return [Run(Path(runs_dir) / n) for n in names if os.path.exists(os.path.join(runs_dir, n, "config.yaml"))]
+    return []
+
+
+def find(runs_dir: Path | str, name: str) -> Run:
+    """The run of that id, beginning of an id, folder name or path.
+
+    Raises:
+        UserError: none or several; names what there is.
+    """
+    for folder in (Path(name), Path(runs_dir) / name):
+        if (folder / "config.yaml").is_file():
+            return Run(folder)
+    runs = all_runs(runs_dir)
+    matches = [run for run in runs if run.id.startswith(name)]
+    if len(matches) == 1:
+        return matches[0]
+    listed = ", ".join(run.folder.name for run in (matches or runs)[:8]) or "none yet"
+    problem = f"{len(matches)} runs begin with {name}" if matches else f"there is no run {name} in {runs_dir}"
+    raise UserError(f"{problem}: give the id or folder of one ({listed})")
