@@ -69,7 +69,8 @@ class Augment:
 
     def _view(self, images: Tensor) -> Tensor:
         size = self.size or images.shape[-1]
-        x = crop_resize(images, *crop_boxes(len(images), self.crop, images.shape[-2:], images.device), size, self.flip)
+        boxes = crop_boxes(len(images), self.crop, images.shape[-2:], images.device)
+        x = crop_resize(images, boxes, size, self.flip)
         if any(self.jitter) and self.jitter_p:
             x = color_jitter(x, self.jitter, self.jitter_p)
         if self.gray:
@@ -138,10 +139,12 @@ def resize_weights(start: Tensor, length: Tensor, size: int, source: int) -> Ten
     return weight / weight.sum(-1, keepdim=True)
 
 
-def crop_resize(
-    images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: int, flip: float
-) -> Tensor:
-    """Crops each image, resizes it to size x size and flips some: uint8 [B, 3, H, W] -> float32 [B, 3, size, size]."""
+def crop_resize(images: Tensor, boxes: tuple[Tensor, ...], size: int, flip: float) -> Tensor:
+    """Crops each image by `boxes` (top, left, height, width, each [B]), resizes it to size x size and flips some.
+
+    uint8 [B, 3, H, W] -> float32 [B, 3, size, size]
+    """
+    top, left, height, width = boxes
     rows = resize_weights(top, height, size, images.shape[-2])  # [B, size, H]
     columns = resize_weights(left, width, size, images.shape[-1])  # [B, size, W]
     flipped = torch.rand(len(images), 1, 1, device=images.device) < flip

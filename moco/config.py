@@ -10,11 +10,14 @@ import inspect
 import json
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 METHOD_KEYS = ("temperature", "m", "feature_dim", "momentum")  # a method that leaves one out of its section lacks it
+
+DEVICE = r"^(auto|cpu|mps|cuda(:\d+)?)$"
 
 
 class UserError(ValueError):
@@ -90,6 +93,9 @@ class Probe(Section):
     weight_decay: float = Field(ge=0)
 
 
+LABELS = {"augmented": "linear", "cached": "linear_cached"}  # protocol of linear evaluation -> prefix of its metrics
+
+
 class Tracker(Section):
     name: Literal["wandb", "none"]
     mode: Literal["offline", "online"] = "offline"
@@ -123,9 +129,11 @@ class Config(Section):
     seed: int = Field(ge=0, description="of weights, data order and views")
     precision: Literal["auto", "fp32", "bf16"] = Field(description="auto: bf16 where the hardware is fast at it")
     compile: bool = Field(description="torch.compile for the backbone (costs a minute at the start)")
-    device: str = Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:1 or mps")
+    device: str = Field(pattern=DEVICE, description="auto, cpu, cuda, cuda:1 or mps")
     eval_every: int = Field(ge=1, description="epochs between kNN evaluations; the last epoch always has one")
-    checkpoint_minutes: float = Field(ge=0, description="at most so much work is lost to a kill; 0 = save at every step")
+    checkpoint_minutes: float = Field(
+        ge=0, description="at most so much work is lost to a kill; 0 = save at every step"
+    )
     linear_eval: bool = Field(description="linear evaluation (group probe) at the end of training")
     runs_dir: str = Field(min_length=1, description="where runs' folders lie")
     rerun: bool = Field(description="start over, also where the run is done; what was there is replaced")
@@ -148,14 +156,14 @@ class LinearEval(Section):
 
     run: str | None = Field(description="id or folder of a finished run")
     runs_dir: str = Field(min_length=1, description="where runs' folders lie")
-    device: str = Config.model_fields["device"]
+    device: str = Field(pattern=DEVICE, description="auto, cpu, cuda, cuda:1 or mps")
     seed: int = Field(ge=0, description="of the classifier, its data order and views")
     rerun: bool = Field(description="evaluate again where it has been done")
     probe: Probe
     tracker: Tracker
 
 
-def check(composed: Mapping[str, Any], schema: type[BaseModel] = Config, *, fold: bool = False) -> dict[str, Any]:
+def check(composed: Any, schema: type[BaseModel] = Config, *, fold: bool = False) -> dict[str, Any]:
     """The composed, resolved configuration with its values in their types.
 
     Args:
@@ -184,6 +192,13 @@ def check(composed: Mapping[str, Any], schema: type[BaseModel] = Config, *, fold
     if problems:
         raise UserError("\n".join(problems))
     return checked
+
+
+def named(cfg: dict[str, Any]) -> dict[str, Any]:
+    """An image folder without a name takes its folder's."""
+    if cfg["data"]["name"] or not cfg["data"]["root"]:
+        return cfg
+    return {**cfg, "data": {**cfg["data"], "name": Path(cfg["data"]["root"]).expanduser().absolute().name}}
 
 
 def _explain(error: Any, schema: type[BaseModel]) -> str:

@@ -28,7 +28,8 @@ class Dataset:
     def to(self, device: torch.device) -> "Dataset":
         """The same data set with its tensors on `device`."""
         tensors = (self.train_images, self.train_labels, self.test_images, self.test_labels)
-        return Dataset(*(t.to(device) for t in tensors), self.classes)
+        x, y, test_x, test_y = (t.to(device) for t in tensors)
+        return Dataset(x, y, test_x, test_y, self.classes)
 
     def labelled(self) -> tuple[Tensor, Tensor]:
         """The training images that have labels, and these: the bank of kNN and the training set of linear evaluation."""
@@ -39,7 +40,9 @@ class Dataset:
 
     def moments(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation per channel of the training pixels in [0, 1]."""
-        count = torch.stack([torch.bincount(c.flatten(), minlength=256) for c in self.train_images.transpose(0, 1).int()])
+        count = torch.stack(
+            [torch.bincount(c.flatten(), minlength=256) for c in self.train_images.transpose(0, 1).int()]
+        )
         share = count.double() / count.sum(1, keepdim=True)
         level = torch.arange(256, dtype=torch.float64) / 255
         mean = share @ level
@@ -80,13 +83,14 @@ def torchvision_dataset(dataset: str, root: str) -> Dataset:
             f"{dataset} is not in {Path(root).absolute()} and cannot be downloaded ({str(error)[:80]}): put {archive} "
             f"there, give data.root, or use data=digits, which needs no download"
         ) from error
-    parts = []
+    tensors: list[Tensor] = []
     for part in (train, test):
         images = torch.from_numpy(np.asarray(part.data))
         images = images.permute(0, 3, 1, 2) if images.shape[-1] == 3 else images
         labels = torch.as_tensor(np.asarray(part.targets if hasattr(part, "targets") else part.labels))
-        parts += [images.contiguous(), labels.long()]
-    return Dataset(*parts, classes=list(train.classes))
+        tensors += [images.contiguous(), labels.long()]
+    x, y, test_x, test_y = tensors
+    return Dataset(x, y, test_x, test_y, list(train.classes))
 
 
 def digits(size: int) -> Dataset:
@@ -118,7 +122,9 @@ def image_folder(root: str | None, size: int | None) -> Dataset:
     held_out = base / "test" if (base / "test").is_dir() else base / "val"
     for folder in (base / "train", held_out):
         if not folder.is_dir():
-            raise ValueError(f"data.root={root} has no folder {folder.name}/: it must hold train/<class>/ and test/<class>/")
+            raise ValueError(
+                f"data.root={root} has no folder {folder.name}/: it must hold train/<class>/ and test/<class>/"
+            )
     classes = sorted(f.name for f in (base / "train").iterdir() if f.is_dir())
     files = [_class_files(folder, classes) for folder in (base / "train", held_out)]
     return _cached(f"{base} {size} {_newest(files)}", lambda: _decode(files, size, classes))
@@ -134,7 +140,9 @@ def _class_files(folder: Path, classes: list[str]) -> list[list[Path]]:
         if not members:
             some = next(iter((folder / name).iterdir()), None)
             found = f"it holds {some.name}" if some else "it is empty"
-            raise ValueError(f"{folder / name} has no image ({found}): give images ({' '.join(sorted(IMAGE_SUFFIXES))})")
+            raise ValueError(
+                f"{folder / name} has no image ({found}): give images ({' '.join(sorted(IMAGE_SUFFIXES))})"
+            )
     return files
 
 
@@ -148,7 +156,7 @@ def _newest(files: list[list[list[Path]]]) -> str:
 
 
 def _decode(files: list[list[list[Path]]], size: int | None, classes: list[str]) -> Dataset:
-    parts = []
+    tensors: list[Tensor] = []
     with ThreadPoolExecutor() as pool:
         for split in files:
             images = list(pool.map(lambda path: _read_image(path, size), [p for members in split for p in members]))
@@ -156,17 +164,18 @@ def _decode(files: list[list[list[Path]]], size: int | None, classes: list[str])
             if len(shapes) > 1:
                 raise ValueError(f"images of several sizes, {shapes[0]} to {shapes[-1]}: give one with data.size=32")
             labels = torch.tensor([c for c, members in enumerate(split) for _ in members])
-            parts += [torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), labels]
-    return Dataset(*parts, classes=classes)
+            tensors += [torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), labels]
+    x, y, test_x, test_y = tensors
+    return Dataset(x, y, test_x, test_y, classes)
 
 
 def _read_image(path: Path, size: int | None) -> np.ndarray:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:
-            image = image.convert("RGB")
-            return np.asarray(image if size is None else ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR))
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+        return np.asarray(image if size is None else ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR))
     except (OSError, SyntaxError) as error:
         raise ValueError(f"{path} is not a readable image ({error}): repair or remove it") from error
 

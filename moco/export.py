@@ -41,13 +41,21 @@ def _plain_model(model: dict[str, Any]) -> list[str]:
     """The Python that makes the model without this project, as far as that can be."""
     target, architecture = model["_target_"], model.get("architecture")
     if target.endswith(".timm_backbone"):
-        options = {k: v for k, v in model.items() if k not in ("name", "_target_", "architecture", "stem") and v is not None}
+        options = {
+            k: v for k, v in model.items() if k not in ("name", "_target_", "architecture", "stem") and v is not None
+        }
         shown = "".join(f", {key}={value!r}" for key, value in options.items())
         return [f"import timm; model = timm.create_model({architecture!r}, num_classes=0{shown})"]
     if target.endswith(".torchvision_resnet"):
-        lines = [f"import torch, torchvision; model = torchvision.models.{architecture}()", "model.fc = torch.nn.Identity()"]
+        lines = [
+            f"import torch, torchvision; model = torchvision.models.{architecture}()",
+            "model.fc = torch.nn.Identity()",
+        ]
         if model["stem"] == "cifar":
-            lines += ["model.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)", "model.maxpool = torch.nn.Identity()"]
+            lines += [
+                "model.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)",
+                "model.maxpool = torch.nn.Identity()",
+            ]
         return lines
     arguments = ", ".join(f"{k}={v!r}" for k, v in model.items() if k not in ("name", "_target_") and v is not None)
     module, _, name = target.rpartition(".")

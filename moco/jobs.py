@@ -9,25 +9,24 @@ from typing import Any
 
 import yaml
 
-from moco.config import UserError, build
+from moco.config import LABELS, UserError, build, named
 from moco.runs import Run, folder_name, write_atomic
 
-LABELS = {"augmented": "linear", "cached": "linear_cached"}  # protocol -> prefix of its metrics
 
-
-def train(cfg: dict[str, Any], **details: Any) -> float:
+def train(cfg: dict[str, Any], run: Run | None = None, **details: Any) -> float:
     """Trains the run that `cfg` describes, or goes on with it, or says that it is done; returns its kNN top-1.
 
     Args:
         cfg: as moco.config.check returns it.
+        run: where to, if not the folder that follows from cfg.
         details: kept in the claim (job, device, sweep).
 
     Raises:
         UserError: what the user can mend; nothing has been written then, or nothing lost.
         Stopped: a signal came; the checkpoint is saved.
     """
-    cfg = _named(cfg)
-    run = Run(Path(cfg["runs_dir"]) / folder_name(cfg))
+    cfg = named(cfg)
+    run = run or Run(Path(cfg["runs_dir"]) / folder_name(cfg))
     result = run.result
     if result and not cfg["rerun"]:
         print(f"{run.folder} is done: {summary(result)} (rerun=true starts over)")
@@ -35,7 +34,8 @@ def train(cfg: dict[str, Any], **details: Any) -> float:
         result = _train(cfg, run, details)
         print(f"{run.folder} is done: {summary(result)}")
     if cfg["linear_eval"] and f"{LABELS[cfg['probe']['name']]}/top1" not in result:
-        result = linear_eval(run, cfg["probe"], cfg["tracker"], device=cfg["device"], seed=cfg["seed"], **details)
+        section = {key: cfg[key] for key in ("probe", "tracker", "device", "seed")}
+        result = linear_eval(run, **section, **details)
     return result["knn/top1"]
 
 
@@ -50,13 +50,6 @@ def summary(result: Mapping[str, Any]) -> str:
     return ", ".join(shown) + " (top-1 / top-5, %)"
 
 
-def _named(cfg: dict[str, Any]) -> dict[str, Any]:
-    """An image folder without a name takes its folder's."""
-    if cfg["data"]["name"] or not cfg["data"]["root"]:
-        return cfg
-    return {**cfg, "data": {**cfg["data"], "name": Path(cfg["data"]["root"]).expanduser().resolve().name}}
-
-
 class Parts:
     """What training and linear evaluation build alike: data on the device, backbone, views, precision."""
 
@@ -69,7 +62,7 @@ class Parts:
         data = build(cfg["data"] | {"validation": None, "mean": None, "std": None})
         self.data = data.hold_out(cfg["data"]["validation"]) if cfg["data"]["validation"] else data
         torch.manual_seed(cfg["seed"])
-        self.encoder = channels_last(build(cfg["model"]))
+        self.encoder: Any = channels_last(build(cfg["model"]))
         self.data = self.data.to(self.device)
         self.bf16 = choose_bf16(cfg["precision"], self.device)
 
@@ -78,8 +71,8 @@ class Parts:
         section = dict(self.cfg["augment"]) | changes
         mean, std = [0.0] * 3, [1.0] * 3
         if section.pop("normalize"):
-            computed = (None, None) if self.cfg["data"]["mean"] else self.data.moments()
-            mean, std = self.cfg["data"]["mean"] or computed[0], self.cfg["data"]["std"] or computed[1]
+            given = self.cfg["data"]["mean"], self.cfg["data"]["std"]
+            mean, std = given if all(given) else self.data.moments()
         return build(section, mean=mean, std=std)
 
     def autocast(self) -> Any:
@@ -149,7 +142,10 @@ def _train(cfg: dict[str, Any], run: Run, details: Mapping[str, Any]) -> dict[st
         per_epoch = len(parts.data.train_images) // cfg["batch_size"]
         torch.manual_seed(cfg["seed"])
         method = build(
-            cfg["method"], encoder=parts.encoder, num_images=len(parts.data.train_images), steps=cfg["epochs"] * per_epoch
+            cfg["method"],
+            encoder=parts.encoder,
+            num_images=len(parts.data.train_images),
+            steps=cfg["epochs"] * per_epoch,
         ).to(parts.device)
         section = dict(cfg["optimizer"])
         if section.pop("scale_lr"):
@@ -159,10 +155,10 @@ def _train(cfg: dict[str, Any], run: Run, details: Mapping[str, Any]) -> dict[st
         views = parts.views()
         views(parts.data.train_images[:2])  # a view that cannot be made is found before anything is written
         with run.claim(what="train", device=str(parts.device), **details) as claim:
-            if cfg["rerun"] and run.result:
+            if cfg["rerun"]:
                 run.clear()
             _write_config(cfg, run, parts)
-            tracker = open_tracker(cfg["tracker"], run, cfg, "train")
+            tracker = open_tracker(cfg["tracker"], run, cfg, "train", details)
             code = 1
             try:
                 evaluate = knn_evaluation(cfg, parts, method, views)
@@ -184,9 +180,11 @@ def _write_config(cfg: Mapping[str, Any], run: Run, parts: Parts) -> None:
     """config.yaml and provenance.json with git.diff, for the attempt that begins."""
     from moco import provenance
 
-    write_atomic(run.folder / "config.yaml", yaml.safe_dump(dict(cfg), sort_keys=False))
+    write_atomic(run.folder / "config.yaml", yaml.safe_dump({**cfg, "rerun": False}, sort_keys=False))
     commit, diff = provenance.git_state()
-    attempts = json.loads((run.folder / "provenance.json").read_text()) if (run.folder / "provenance.json").exists() else []
+    attempts = (
+        json.loads((run.folder / "provenance.json").read_text()) if (run.folder / "provenance.json").exists() else []
+    )
     attempts.append({"started": _now(), "commit": commit, "dirty": bool(diff), **provenance.collect(parts.device)})
     attempts[-1]["precision"] = "bf16" if parts.bf16 else "fp32"
     write_atomic(run.folder / "provenance.json", json.dumps(attempts, indent=1) + "\n")
@@ -266,7 +264,7 @@ def load_encoder(run: Run, cfg: Mapping[str, Any]) -> Any:
 
 
 def linear_eval(
-    run: Run, probe: Mapping[str, Any], tracker_section: Mapping[str, Any], *, device: str = "auto", seed: int = 0,
+    run: Run, probe: Mapping[str, Any], tracker: Mapping[str, Any], *, device: str = "auto", seed: int = 0,
     rerun: bool = False, **details: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Linear evaluation of a finished run; its numbers join result.json, metrics.jsonl and the same wandb run.
@@ -289,21 +287,21 @@ def linear_eval(
         parts.encoder.load_state_dict(load_encoder(run, cfg).state_dict())
         parts.encoder.to(parts.device)
         with run.claim(what="linear_eval", device=str(parts.device), **details) as claim:
-            tracker = open_tracker(tracker_section, run, cfg, "linear_eval")
+            mirror = open_tracker(tracker, run, cfg, "linear_eval", details)
             code = 1
             try:
                 top1, top5 = _probe(parts, probe, seed, claim, signals)
                 metrics = {f"{label}/top1": top1, f"{label}/top5": top5}
                 run.append_metrics({"epoch": result["epochs"], "step": result["steps"], **metrics})
-                tracker.log(result["steps"], metrics)
+                mirror.log(result["steps"], metrics)
                 classifier = result.setdefault("probes", {})
-                parameters = parts.encoder.num_features * len(parts.data.classes) + len(parts.data.classes)
+                parameters = int(parts.encoder.num_features) * len(parts.data.classes) + len(parts.data.classes)
                 classifier[probe["name"]] = {**probe, "seed": seed, "params_classifier": parameters, "finished": _now()}
                 result |= metrics
                 run.write_result(result)
                 code = 0
             finally:
-                tracker.finish(code)
+                mirror.finish(code)
     finally:
         signals.restore()
     print(f"{run.folder}: {summary(result)}")
@@ -337,7 +335,9 @@ def _probe(parts: Parts, probe: Mapping[str, Any], seed: int, claim: Any, signal
             (train,), (test,) = (evaluation.features(encode, x, clean) for x in (images, data.test_images))
             accuracy = evaluation.linear_probe_cached(train, labels, test, data.test_labels, **shared)
         else:
-            views = parts.views(size=None, crop=[0.08, 1.0], flip=0.5, jitter=[0.0] * 4, gray=0.0, blur=0.0, solarize=0.0)
+            views = parts.views(
+                size=None, crop=[0.08, 1.0], flip=0.5, jitter=[0.0] * 4, gray=0.0, blur=0.0, solarize=0.0
+            )
             accuracy = evaluation.linear_probe_augmented(
                 encode, views, clean, images, labels, data.test_images, data.test_labels,
                 num_features=parts.encoder.num_features, **shared,

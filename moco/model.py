@@ -1,6 +1,7 @@
 """Backbones: images [B, 3, H, W] -> features [B, num_features]. The projection head belongs to the method."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ def torchvision_resnet(architecture: str, stem: str) -> nn.Module:
     """
     make = getattr(resnet, architecture, None)
     if not architecture.startswith(("resnet", "wide_resnet", "resnext")) or make is None:
-        raise ValueError(f"model.architecture={architecture} is no ResNet of torchvision: try resnet18, resnet34, resnet50")
+        raise ValueError(f"model.architecture={architecture} is no ResNet of torchvision: try resnet18 or resnet50")
     if stem not in ("cifar", "imagenet"):
         raise ValueError(f"model.stem={stem} is unknown: give cifar (small images) or imagenet")
     model = make(zero_init_residual=False)
@@ -61,7 +62,7 @@ class SmallResNet(nn.Module):
         return self.stages(x).mean((2, 3))
 
 
-def timm_backbone(architecture: str, **options: object) -> nn.Module:
+def timm_backbone(architecture: str, **options: Any) -> nn.Module:
     """Any backbone of timm, pooled, without classifier and without pretrained weights; `options` go to its constructor.
 
     Raises:
@@ -79,4 +80,4 @@ def timm_backbone(architecture: str, **options: object) -> nn.Module:
 
 def channels_last(model: nn.Module) -> nn.Module:
     """The model with its convolutions in channels_last, the faster layout on CPUs and on tensor cores."""
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.to(memory_format=torch.channels_last)

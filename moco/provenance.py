@@ -1,10 +1,15 @@
 """Where a result came from: commit and diff, package versions, hardware."""
 
+import hashlib
 import platform
+import shutil
 import subprocess
+import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from moco.config import UserError
 
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "wandb", "submitit", "timm")
 ROOT = Path(__file__).parents[1]
@@ -17,6 +22,27 @@ def git_state() -> tuple[str | None, str]:
         return run("rev-parse", "HEAD").strip(), run("diff", "HEAD")
     except (OSError, subprocess.CalledProcessError):
         return None, ""
+
+
+def snapshot(folder: Path) -> Path:
+    """A copy of the tracked files as they are now, uncommitted changes included, under `folder`; made once a state.
+
+    Raises:
+        UserError: this is no git checkout.
+    """
+    commit, diff = git_state()
+    if commit is None:
+        raise UserError("snapshot=true copies what git tracks, and this is no git checkout: leave snapshot out")
+    target = folder / f"code-{commit[:10]}-{hashlib.sha256(diff.encode()).hexdigest()[:6]}"
+    if not target.exists():
+        aside = Path(tempfile.mkdtemp(dir=folder))
+        names = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, check=True).stdout
+        for name in filter(None, names.decode().split("\0")):
+            if (ROOT / name).is_file():  # a file deleted since the last commit is tracked still
+                (aside / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, aside / name)
+        aside.rename(target)
+    return target
 
 
 def collect(device: Any) -> dict[str, Any]:

@@ -62,7 +62,11 @@ def table(runs: Iterable[Run]) -> list[dict[str, Any]]:
     groups: dict[str, list[tuple[dict[str, Any], Run, dict[str, Any]]]] = {}
     for flat, run, result in done:
         groups.setdefault(json.dumps({**flat, "seed": None}, sort_keys=True), []).append((flat, run, result))
-    hidden = {*COLUMNS, "seed", *(f"{g}._target_" for g in ("method", "model", "data", "augment", "optimizer", "schedule"))}
+    hidden = {
+        *COLUMNS,
+        "seed",
+        *(f"{g}._target_" for g in ("method", "model", "data", "augment", "optimizer", "schedule")),
+    }
     # A whole other method or model brings settings of its own: they say nothing beyond its name.
     extra = [key for key in varying([flat for flat, _, _ in done]) if key not in hidden and _typed(key, done)]
     rows = []
@@ -78,7 +82,9 @@ def _typed(key: str, done: Sequence[tuple[dict[str, Any], Run, dict[str, Any]]])
     if "." not in key or key.endswith(".name"):
         return True
     return any(
-        seen.setdefault(flat[f"{group}.name"], json.dumps(flat[key])) != json.dumps(flat[key]) for flat, _, _ in done if key in flat
+        seen.setdefault(flat[f"{group}.name"], json.dumps(flat[key])) != json.dumps(flat[key])
+        for flat, _, _ in done
+        if key in flat
     )
 
 
@@ -100,7 +106,10 @@ def _rows(members: Sequence[tuple[dict[str, Any], Run, dict[str, Any]]], extra: 
         row |= {"FLOPs": f"{(result['multiply_adds' + part] + head) / 1e9:.3g} G"}
         row |= {name: flat.get(key) for key, name in COLUMNS.items() if "." not in key}
         row |= {key: flat.get(key) for key in extra}
-        row |= {"Top-1": spread([r[f"{prefix}/top1"] for r in scored]), "Top-5": spread([r[f"{prefix}/top5"] for r in scored])}
+        row |= {
+            "Top-1": spread([r[f"{prefix}/top1"] for r in scored]),
+            "Top-5": spread([r[f"{prefix}/top5"] for r in scored]),
+        }
         best = [r["best"]["knn/top1"] for r in scored] if prefix == "knn" else []
         row |= {"Best": spread(best) if best else None, "path": " ".join(run.folder.name for _, run, _ in members)}
         rows.append(row)
@@ -156,5 +165,10 @@ def _latex(names: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     """A booktabs tabular."""
     escapes = {c: "\\" + c for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "±": r"$\pm$"}
     line = lambda texts: " & ".join("".join(escapes.get(c, c) for c in text) for text in texts) + r" \\"  # noqa: E731
-    head = [r"\begin{tabular}{" + "l" * len(names) + "}", r"\toprule", line(names).replace("tau", r"$\tau$"), r"\midrule"]
+    head = [
+        r"\begin{tabular}{" + "l" * len(names) + "}",
+        r"\toprule",
+        line(names).replace("tau", r"$\tau$"),
+        r"\midrule",
+    ]
     return "\n".join([*head, *map(line, cells), r"\bottomrule", r"\end{tabular}"])

@@ -1,13 +1,13 @@
 """A run on disk: identity, folder, claim, state, metrics and result. The folder is the truth; imports no torch.
 
-    runs/<method>-<model>-<data>-<id>/
-        config.yaml       the resolved configuration
-        claim.json        who trains it, or trained it last, and how far they are; rewritten as a heartbeat
-        metrics.jsonl     a line an epoch, flushed to disk
-        checkpoint.pt     written aside, then renamed
-        result.json       last of all: its presence means done
-        error.txt         the traceback of a failure
-        provenance.json   commit, versions, hardware; git.diff beside it
+runs/<method>-<model>-<data>-<id>/
+    config.yaml       the resolved configuration
+    claim.json        who trains it, or trained it last, and how far they are; rewritten as a heartbeat
+    metrics.jsonl     a line an epoch, flushed to disk
+    checkpoint.pt     written aside, then renamed
+    result.json       last of all: its presence means done
+    error.txt         the traceback of a failure
+    provenance.json   commit, versions, hardware; git.diff beside it
 """
 
 import contextlib
@@ -20,6 +20,7 @@ import shutil
 import socket
 import threading
 import time
+import traceback
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -72,6 +73,10 @@ def write_atomic(path: Path, text: str) -> None:
         aside.unlink(missing_ok=True)
 
 
+def write_json(path: Path, content: Any) -> None:
+    write_atomic(path, json.dumps(content, indent=1) + "\n")
+
+
 def read_json(path: Path) -> Any:
     """The file's content, or None where it is absent or no JSON."""
     try:
@@ -102,7 +107,9 @@ class Run:
         try:
             config = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         except (OSError, yaml.YAMLError) as error:
-            raise UserError(f"{path} cannot be read ({type(error).__name__}): is {self.folder} a run's folder?") from error
+            raise UserError(
+                f"{path} cannot be read ({type(error).__name__}): is {self.folder} a run's folder?"
+            ) from error
         if not isinstance(config, dict):
             raise UserError(f"{path} holds no configuration: is {self.folder} a run's folder?")
         return config
@@ -113,7 +120,7 @@ class Run:
         return read_json(self.folder / "result.json")
 
     def write_result(self, result: Mapping[str, Any]) -> None:
-        write_atomic(self.folder / "result.json", json.dumps(result, indent=1) + "\n")
+        write_json(self.folder / "result.json", result)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last line that a kill cut short is left out."""
@@ -139,22 +146,53 @@ class Run:
         write_atomic(self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 
     def state(self) -> str:
-        """pending, running, done, failed, stopped (by a signal, with a checkpoint) or killed (without a word)."""
-        if (self.folder / "result.json").exists():
-            return "done"
-        holder = read_json(self.folder / "claim.json")
-        if holder is None:
-            return "pending"
-        if holder.get("ended"):
-            return holder["ended"]
-        return "running" if alive(self.folder / "claim.json", holder) else "killed"
+        """done, or what `attempt` says."""
+        return "done" if (self.folder / "result.json").exists() else self.attempt()
+
+    def attempt(self) -> str:
+        """How the last attempt stands.
+
+        pending, running, done, failed, out of memory, stopped (by a signal, with a checkpoint), timed out (likewise), or
+        killed (without a word).
+        """
+        holder = self.holder()
+        if holder and not holder.get("ended"):
+            return "running" if alive(self.folder / "claim.json", holder) else "killed"
+        if (self.folder / "error.txt").exists():
+            return holder["ended"] if holder and holder["ended"] in ("failed", "out of memory") else "failed"
+        return holder["ended"] if holder else "pending"
+
+    def holder(self) -> dict[str, Any] | None:
+        """The claim: who works on the run or did last, how far, and how it ended."""
+        return read_json(self.folder / "claim.json")
+
+    def fail(self, error: BaseException) -> None:
+        """Keeps the error's traceback in error.txt; of what the user can mend, its lines alone."""
+        lines = [str(error)] if isinstance(error, UserError) else traceback.format_exception(error)
+        with contextlib.suppress(OSError):  # a full disk must not hide the error itself
+            write_atomic(self.folder / "error.txt", "".join(lines).rstrip() + "\n")
+
+    def note_job(self, job: str, log: Path | str, sweep: str) -> None:
+        """Keeps which job of a queue will work here, and where its log is."""
+        write_json(self.folder / "job.json", {"job": job, "log": str(log), "sweep": sweep, "submitted": time.time()})
+
+    def job(self) -> dict[str, Any] | None:
+        """What note_job kept."""
+        return read_json(self.folder / "job.json")
+
+    def log_tail(self, n: int) -> list[str]:
+        """The last n lines of its job's log, else of its error."""
+        for path in (Path((self.job() or {}).get("log", "")), self.folder / "error.txt"):
+            with contextlib.suppress(OSError), open(path, "rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - 400 * n))
+                return file.read().decode(errors="replace").splitlines()[-n:]
+        return []
 
     def clear(self) -> None:
-        """Removes what an earlier attempt left, the claim apart."""
-        for path in self.folder.iterdir():
-            if path.name.startswith("claim"):
-                continue
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        """Removes what earlier attempts left, the claim apart."""
+        for path in self.folder.iterdir() if self.folder.exists() else ():
+            if not path.name.startswith("claim"):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     @contextlib.contextmanager
     def claim(self, **details: Any) -> Iterator["Claim"]:
@@ -168,9 +206,20 @@ class Run:
         try:
             yield claim
         except BaseException as error:
-            claim.end("stopped" if isinstance(error, Stopped | KeyboardInterrupt) else "failed", str(error))
+            claim.end(ending(error), str(error))
+            if not isinstance(error, Stopped | KeyboardInterrupt):
+                self.fail(error)
             raise
         claim.end("done", "")
+
+
+def ending(error: BaseException) -> str:
+    """The word for how an attempt ended that raised this."""
+    if isinstance(error, Stopped | KeyboardInterrupt):
+        return "timed out" if str(error) == "SIGUSR2" else "stopped"
+    # torch's allocators raise RuntimeError on the CPU and a subclass of it on CUDA: only the text tells.
+    no_memory = isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", str(error))
+    return "out of memory" if no_memory else "failed"
 
 
 class Stopped(SystemExit):
@@ -197,9 +246,10 @@ class Claim:
             "token": uuid.uuid4().hex, "machine": machine(), "host": socket.gethostname(), "pid": os.getpid(),
             "born": born(os.getpid()), "started": time.time(), "progress": {}, "ended": None, **details,
         }  # fmt: skip
-        with _locked(path.with_name("claim.lock")):
+        with locked(path.with_name("claim.lock")):
             other = read_json(path)
-            if other and not other.get("ended") and alive(path, other):
+            requeued = details.get("job") and details["job"] == (other or {}).get("job")
+            if other and not other.get("ended") and not requeued and alive(path, other):
                 raise Held(
                     f"{path.parent} is being trained by process {other['pid']} on {other['host']}: wait for it, or end it"
                 )
@@ -267,7 +317,7 @@ def born(pid: int) -> str | None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Holds a lock that the kernel frees when the process dies; a file system without locks goes without."""
     with open(path, "w") as file:
         with contextlib.suppress(OSError):

@@ -24,8 +24,11 @@ class NoTracker:
 class Wandb:
     """One wandb run for each run: same id, resumed by training after a kill and by linear evaluation."""
 
-    def __init__(self, settings: Mapping[str, Any], run: Run, config: Mapping[str, Any], job_type: str):
+    def __init__(
+        self, settings: Mapping[str, Any], run: Run, config: Mapping[str, Any], job_type: str, group: str | None
+    ):
         self.run: Any = None
+        settings = {**settings, "group": settings["group"] or group}
         self._try(lambda: self._start(settings, run, config, job_type))
 
     def _start(self, settings: Mapping[str, Any], run: Run, config: Mapping[str, Any], job_type: str) -> None:
@@ -43,7 +46,9 @@ class Wandb:
         except wandb.errors.UsageError as error:
             if not online:
                 raise
-            _say(f"wandb cannot go online ({str(error).splitlines()[0]}): log in with `wandb login`; this run goes on offline")
+            _say(
+                f"wandb cannot go online ({str(error).splitlines()[0]}): log in with `wandb login`; this run goes on offline"
+            )
             self.run = wandb.init(mode="offline", **arguments)
         for name in SUMMARY_MAX:
             self.run.define_metric(name, summary="max")
@@ -68,6 +73,8 @@ def _say(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
-def open_tracker(settings: Mapping[str, Any], run: Run, config: Mapping[str, Any], job_type: str) -> NoTracker | Wandb:
-    """The tracker that the configuration names; job_type is train or linear_eval."""
-    return NoTracker() if settings["name"] == "none" else Wandb(settings, run, config, job_type)
+def open_tracker(
+    settings: Mapping[str, Any], run: Run, config: Mapping[str, Any], job_type: str, details: Mapping[str, Any]
+) -> NoTracker | Wandb:
+    """The tracker that the configuration names; job_type is train or linear_eval, details may name the sweep."""
+    return NoTracker() if settings["name"] == "none" else Wandb(settings, run, config, job_type, details.get("sweep"))

@@ -43,7 +43,9 @@ class Signals:
 class State:
     """What a checkpoint holds: the method (queue and bank included), the optimizer and how far they are."""
 
-    def __init__(self, run: Run, method: nn.Module, optimizer: torch.optim.Optimizer, per_epoch: int, device: torch.device):
+    def __init__(
+        self, run: Run, method: nn.Module, optimizer: torch.optim.Optimizer, per_epoch: int, device: torch.device
+    ):
         self.run, self.method, self.optimizer = run, method, optimizer
         self.step, self.seconds = 0, 0.0
         self.best: dict[str, float] = {}

@@ -1,0 +1,137 @@
+"""From a sweep's points to jobs: check all of them, drop what is done or running, freeze the rest and queue it.
+
+State is read from the folders, never from a queue's own memory.
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from moco import config, queues, slurm
+from moco.config import UserError
+from moco.results import settings, varying
+from moco.runs import EXIT_STOPPED, Run, find, folder_name
+from moco.sweeps import Sweep
+from moco.tasks import Task
+
+ENDED_WELL = ("done", "submitted", "running elsewhere")
+
+
+def preflight(points: Sequence[tuple[str, Callable[[], Mapping[str, Any]]]]) -> list[Task]:
+    """One task a point, in order; equal points share a run.
+
+    Args:
+        points: of each point its overrides, for messages, and a function that composes it.
+
+    Raises:
+        UserError: all bad points, a line for each thing that is wrong; nothing has been written.
+    """
+    problems, composed = [], []
+    for name, compose in points:
+        try:
+            composed.append((name, compose()))
+        except Exception as error:  # Hydra's, OmegaConf's and the user's resolvers' alike
+            problems += [f"{name}: {str(error).splitlines()[0]}"]
+    # In a sweep over methods a key that one of them lacks is dropped there: those points are one run.
+    fold = len({c["method"]["name"] for _, c in composed if "method" in c}) > 1
+    tasks = []
+    for name, values in composed:
+        try:
+            tasks.append(_task(values, fold))
+        except UserError as error:
+            problems += [f"{name}: {line}" for line in str(error).splitlines()]
+    if problems:
+        raise UserError("\n".join(problems))
+    return label(tasks)
+
+
+def _task(values: Mapping[str, Any], fold: bool) -> Task:
+    if "method" not in values:
+        cfg = config.check(values, config.LinearEval)
+        if cfg["run"] is None:
+            raise UserError("run is missing: give the id or folder of a finished run, run=<id>")
+        return Task(find(cfg["runs_dir"], str(cfg["run"])), "linear_eval", cfg)
+    cfg = config.named(config.check(values, fold=fold))
+    return Task(Run(Path(cfg["runs_dir"]).absolute() / folder_name(cfg)), "train", cfg)
+
+
+def label(tasks: list[Task]) -> list[Task]:
+    """Gives each task the settings in which it differs from the others, as people would type them."""
+    flats = [settings(t.arguments if t.what == "train" else t.run.config) for t in tasks]
+    keys = [key for key in varying(flats) if not key.endswith("_target_")]
+    names = [key for key in keys if key.endswith(".name")]
+    keys = names + [k for k in keys if "." not in k or f"{k.partition('.')[0]}.name" not in names]
+    for task, flat in zip(tasks, flats):
+        shown = [f"{key.removesuffix('.name')}={flat[key]}" for key in keys if flat.get(key) is not None]
+        task.label = " ".join(shown) or task.run.folder.name
+    return tasks
+
+
+def unique(tasks: Sequence[Task]) -> list[Task]:
+    """The tasks with each run once."""
+    return list({task.run.folder: task for task in tasks}.values())
+
+
+def plan(tasks: Sequence[Task], rerun: bool) -> tuple[list[Task], list[Task]]:
+    """Of the tasks those to start and those that run elsewhere and are awaited; the rest are done."""
+    states = {task.run.folder: task.state() for task in tasks}
+    queued = slurm.slurm_jobs()
+    waiting = [t for t in tasks if states[t.run.folder] == "running" or (t.run.job() or {}).get("job") in queued]
+    held = {t.run.folder for t in waiting}
+    return [t for t in tasks if t.run.folder not in held and (rerun or states[t.run.folder] != "done")], waiting
+
+
+def dry_run(tasks: Sequence[Task], rerun: bool) -> str:
+    """The table of points: what varies, state, and what would be started."""
+    start, waiting = plan(tasks, rerun)
+    rows = []
+    for task in tasks:
+        todo = "start" if task in start else "await" if task in waiting else ""
+        rows.append(
+            (task.run.id, task.state(), "resume" if todo and task.run.checkpoint.exists() else todo, task.label)
+        )
+    return "\n".join(f"{a}  {b:<9} {c:<7} {d}" for a, b, c, d in [("id        ", "state", "would", "point"), *rows])
+
+
+def launch(tasks: list[Task], options: Mapping[str, Any], sweep: Sweep, rerun: bool = False) -> dict[Path, str]:
+    """Runs or submits the tasks through the queue that `options` describe; the end of each, by its folder.
+
+    Raises:
+        UserError: the queue refuses; nothing stays half-submitted.
+    """
+    tasks = unique(tasks)
+    if options["dry_run"]:
+        print(dry_run(tasks, rerun))
+        return {task.run.folder: "done" for task in tasks}
+    queue = queues.make(options, sweep)
+    start, waiting = plan(tasks, rerun)
+    sweep.record([task.run.folder.name for task in tasks])
+    for task in start:
+        if rerun:
+            task.run.clear()
+        task.freeze()
+    done = len(tasks) - len(start) - len(waiting)
+    print(
+        f"sweep {sweep.name}: {len(tasks)} points, {done} done, {len(waiting)} running elsewhere, {len(start)} to start"
+    )
+    ends = {task.run.folder: task.state() for task in tasks}
+    ends |= queue.run(start, waiting)
+    report(tasks, ends)
+    return ends
+
+
+def report(tasks: Sequence[Task], ends: Mapping[Path, str]) -> None:
+    """Every point that did not end well, with the tail of its own log."""
+    for task in tasks:
+        end = ends[task.run.folder]
+        if end not in ENDED_WELL:
+            print(f"{end}: {task.label}  ({task.run.folder})", file=sys.stderr)
+            for line in task.run.log_tail(5):
+                print(f"    {line}", file=sys.stderr)
+
+
+def exit_code(ends: Mapping[Path, str]) -> int:
+    """0 where all ended well, EX_TEMPFAIL where some were stopped and none failed, else 1."""
+    bad = {end for end in ends.values() if end not in ENDED_WELL}
+    return 0 if not bad else EXIT_STOPPED if bad <= {"stopped", "pending"} else 1

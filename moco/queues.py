@@ -1,0 +1,258 @@
+"""Where tasks run: device slots of this machine, or SLURM's job arrays, both through submitit."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from moco.config import UserError
+from moco.progress import duration
+from moco.runs import born
+from moco.slurm import cancel_jobs, explain, max_array_size, slurm_jobs
+from moco.sweeps import Sweep
+from moco.tasks import Task
+
+ROOT = Path(__file__).parents[1]
+POLL = 0.1  # seconds between looks at local jobs
+POLL_SLURM = 5.0
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def make(options: Mapping[str, Any], sweep: Sweep) -> "LocalQueue | SlurmQueue":
+    """The queue that the launcher's options describe."""
+    return SlurmQueue(options, sweep) if options["kind"] == "slurm" else LocalQueue(options, sweep)
+
+
+@contextlib.contextmanager
+def environment(**changes: str) -> Iterator[None]:
+    """os.environ with changes, for the children started meanwhile."""
+    before = dict(os.environ)
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def python_path(options: Mapping[str, Any], sweep: Sweep) -> str:
+    """PYTHONPATH of the jobs: this checkout, or a frozen copy of its tracked files where snapshot=true."""
+    code = ROOT
+    if options["snapshot"]:
+        from moco.provenance import snapshot
+
+        code = snapshot(sweep.folder)
+    return os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def visible_gpus() -> list[int]:
+    """Indices of the GPUs that this process may use, without loading torch."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is not None:
+        return [int(g) for g in listed.split(",") if g.strip().isdigit()]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    found = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30)
+    return list(range(sum(line.startswith("GPU") for line in found.stdout.splitlines())))
+
+
+class LocalQueue:
+    """Never more jobs than slots; each job sees its slot's device and its share of the threads.
+
+    A closed terminal does not end the sweep. Ctrl-C and SIGTERM stop the jobs, which save their checkpoints first; a job
+    whose launcher is killed notices, saves and stops.
+    """
+
+    def __init__(self, options: Mapping[str, Any], sweep: Sweep):
+        self.options, self.sweep = options, sweep
+        devices = options["devices"]
+        self.devices = visible_gpus() if devices == "auto" else [] if devices == "cpu" else list(devices)
+        self.slots = [
+            (device, f"{'cpu' if device is None else device}.{i}")
+            for i in range(options["jobs_per_device"])
+            for device in (self.devices or [None])
+        ]
+        self.stopped: str | None = None
+
+    def run(self, start: Sequence[Task], waiting: Sequence[Task]) -> dict[Path, str]:
+        """Runs the tasks to their ends and waits for those that run elsewhere."""
+        pending, waiting = deque(start), list(waiting)
+        free, ends = deque(self.slots), dict[Path, str]()
+        running: dict[str, tuple[Task, Any, Any, float]] = {}
+        total, failures, limit = len(start) + len(waiting), 0, self.options["fail_fast"]
+        self.path = python_path(self.options, self.sweep) if start else ""
+        with self._signals():
+            while running or ((pending or waiting) and not self.stopped):
+                while pending and free and not self.stopped:
+                    task, slot = pending.popleft(), free.popleft()
+                    running[slot[1]] = (task, slot, self._submit(task, slot), time.time())
+                for name, (task, slot, job, started) in list(running.items()):
+                    if not job.done():
+                        continue
+                    del running[name]
+                    free.append(slot)
+                    state = task.state()
+                    if state == "running":  # another launcher was first
+                        waiting.append(task)
+                        continue
+                    ends[task.run.folder] = state
+                    failures += state not in ("done", "stopped")
+                    self._tell(task, state, len(ends), total, time.time() - started)
+                    if limit and failures >= limit and not self.stopped:
+                        print(f"fail_fast={limit}: the rest is left alone", file=sys.stderr)
+                        self._stop("fail_fast", running)
+                for task in list(waiting):
+                    state = task.state()
+                    if state != "running" and (task.run.job() or {}).get("job") not in slurm_jobs():
+                        waiting.remove(task)
+                        # Its holder is gone without having finished: it is ours now.
+                        (ends.update({task.run.folder: state}) if state in ("done", "failed") else pending.append(task))
+                if self.stopped:
+                    self._stop(self.stopped, running)
+                time.sleep(POLL)
+        return ends | {task.run.folder: "pending" for task in [*pending, *waiting]}
+
+    def _submit(self, task: Task, slot: tuple[int | None, str]) -> Any:
+        """Starts a job on the slot's device."""
+        import submitit
+
+        folder = self.sweep.folder / "jobs"
+        executor = submitit.LocalExecutor(folder)
+        gpus: dict[str, Any] = {} if slot[0] is None else {"gpus_per_node": 1, "visible_gpus": [int(slot[0])]}
+        minutes = self.options["timeout_min"] or 60 * 24 * 365
+        executor.update_parameters(
+            timeout_min=minutes, signal_delay_s=self.options["signal_delay_s"], stderr_to_stdout=True,
+            setup=self.options["setup"] or (), **gpus,
+        )  # fmt: skip
+        threads = self.options["cpus_per_task"] or max(1, len(os.sched_getaffinity(0)) // len(self.slots))
+        job = task.job(self.sweep.name, (os.getpid(), born(os.getpid())), slot[1])
+        # Ctrl-C reaches the whole terminal: the job's controller must not take it for an order to kill.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            with environment(PYTHONPATH=self.path, OMP_NUM_THREADS=str(threads)):
+                submitted = executor.submit(job)
+        finally:
+            signal.signal(signal.SIGINT, before)
+        task.run.note_job(submitted.job_id, submitted.paths.stdout, self.sweep.name)
+        return submitted
+
+    def _tell(self, task: Task, state: str, n: int, total: int, seconds: float) -> None:
+        value = task.value()
+        score = f"  {value:.2f}" if value is not None else ""
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            print(f"[{n}/{total}] {state}  {task.label}{score}  ({duration(seconds)})", flush=True)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Notes an order to stop, and lets a closed terminal be."""
+
+        def note(number: int, frame: object) -> None:
+            self.stopped = signal.Signals(number).name
+
+        before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop(self, why: str, running: Mapping[str, Any]) -> None:
+        """Asks each job once to save and stop."""
+        self.stopped = why
+        for _, _, job, _ in running.values():
+            if not getattr(job, "told", False):
+                job.told = True
+                job._process.send_signal(signal.SIGTERM)
+
+
+class SlurmQueue:
+    """Job arrays; detached by default, since all that a sweep needs is on disk and in SLURM."""
+
+    def __init__(self, options: Mapping[str, Any], sweep: Sweep):
+        self.options, self.sweep = options, sweep
+        for program in ("sbatch", "srun", "squeue"):
+            if shutil.which(program) is None:
+                raise UserError(
+                    f"{program} is not on PATH: start from a login node of the cluster, or use hydra/launcher=local"
+                )
+
+    def run(self, start: Sequence[Task], waiting: Sequence[Task]) -> dict[Path, str]:
+        """Submits the tasks; follows them to their ends where wait=true."""
+        if start:
+            self._submit(start)
+        tasks = [*start, *waiting]
+        if not self.options["wait"]:
+            print(f"follow it with: python -m moco status {self.sweep.name} --watch --runs-dir {self.sweep.runs_dir}")
+            return {task.run.folder: "submitted" for task in start} | {
+                t.run.folder: "running elsewhere" for t in waiting
+            }
+        failures, ends = 0, {}
+        while tasks:
+            time.sleep(POLL_SLURM)
+            queued = slurm_jobs()
+            for task in list(tasks):
+                job = task.run.job()
+                if job and job["job"] in queued:
+                    continue
+                state = task.state()
+                if state == "running":
+                    continue
+                tasks.remove(task)
+                ends[task.run.folder] = state = explain(task.run, state)
+                failures += state not in ("done", "stopped")
+                print(f"{state}  {task.label}", flush=True)
+            if self.options["fail_fast"] and failures >= self.options["fail_fast"]:
+                cancel_jobs([job["job"] for task in tasks if (job := task.run.job())])
+        return ends
+
+    def _submit(self, tasks: Sequence[Task]) -> None:
+        """Submits arrays of at most MaxArraySize; where SLURM refuses one, those before it are cancelled."""
+        import submitit
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+        executor = submitit.SlurmExecutor(self.sweep.folder / "jobs")
+        executor.update_parameters(**self._parameters(len(tasks)))
+        size, submitted = max_array_size(), []
+        try:
+            with environment(PYTHONPATH=python_path(self.options, self.sweep)):
+                for i in range(0, len(tasks), size):
+                    with executor.batch():
+                        part = [(task, executor.submit(task.job(self.sweep.name))) for task in tasks[i : i + size]]
+                    for task, job in part:
+                        submitted.append(job.job_id)
+                        task.run.note_job(job.job_id, job.paths.stdout, self.sweep.name)
+        except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
+            cancel_jobs(submitted)
+            reason = str(error).strip().splitlines()[-1]
+            undone = f"; the {len(submitted)} jobs before it were cancelled" if submitted else ""
+            raise UserError(f"sbatch refused: {reason}{undone}") from error
+
+    def _parameters(self, n: int) -> dict[str, Any]:
+        """sbatch's parameters, under submitit's names."""
+        names = {"timeout_min": "time", "tasks_per_node": "ntasks_per_node", "name": "job_name"}
+        own = {
+            "kind",
+            "sweep",
+            "dry_run",
+            "fail_fast",
+            "snapshot",
+            "wait",
+            "mem_gb",
+            "max_num_timeout",
+            "array_parallelism",
+        }
+        values = {names.get(k, k): v for k, v in self.options.items() if k not in own and v is not None}
+        if self.options["mem_gb"]:
+            values["mem"] = f"{int(self.options['mem_gb'] * 1024)}MB"
+        arrays = -(-n // max_array_size())
+        values["array_parallelism"] = max(1, self.options["array_parallelism"] // arrays)
+        values["additional_parameters"] = {"requeue": True, **(self.options["additional_parameters"] or {})}
+        return values | {"stderr_to_stdout": True}

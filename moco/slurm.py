@@ -1,0 +1,86 @@
+"""SLURM's client programs: what is queued, how a job ended, cancel, requeue. Every call has a timeout. Imports no torch."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+
+from moco.config import UserError
+from moco.runs import Run
+
+
+def job_id() -> str | None:
+    """The id of the queue's job that this process is, None outside of one."""
+    array, single = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_JOB_ID")
+    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and single:
+        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else single
+    return os.environ.get("SUBMITIT_LOCAL_JOB_ID")
+
+
+def requeue(run: Run) -> None:
+    """Puts this SLURM job back into the queue: its time is up and its checkpoint saved. Elsewhere nothing."""
+    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+        print(f"{run.folder}: checkpoint saved, back into the queue", flush=True)
+        subprocess.run(["scontrol", "requeue", str(job_id())], check=True, timeout=60)
+
+
+def max_array_size() -> int:
+    """The longest array that this cluster takes."""
+    out = _client("scontrol", "show", "config")
+    lines = [line.partition("=")[2].strip() for line in out.splitlines() if line.startswith("MaxArraySize")]
+    return int(lines[0]) if lines else 1001
+
+
+def slurm_jobs() -> dict[str, dict[str, str]]:
+    """This user's jobs in SLURM's queue by id (arrays as 12_3): state, reason and node."""
+    if shutil.which("squeue") is None:
+        return {}
+    out = _client("squeue", "--me", "--array", "--noheader", "--format=%i|%T|%r|%N")
+    rows = [line.split("|") for line in out.splitlines() if line.count("|") == 3]
+    return {row[0]: {"state": row[1], "reason": row[2], "node": row[3]} for row in rows}
+
+
+def slurm_end(job: str) -> str | None:
+    """How SLURM says that a job ended (OUT_OF_MEMORY, TIMEOUT, ...), from accounting or else from the controller's memory."""
+    if shutil.which("sacct"):
+        with contextlib.suppress(UserError):
+            states = _client("sacct", "-j", job, "-X", "-n", "-P", "-o", "State").split()
+            if states:
+                return states[0]
+    with contextlib.suppress(UserError):
+        for word in _client("scontrol", "show", "job", job).split():
+            if word.startswith("JobState="):
+                return word.partition("=")[2]
+    return None
+
+
+def explain(run: Run, state: str) -> str:
+    """`killed` in SLURM's words, where a SLURM job was: out of memory, timed out, preempted, node fail, cancelled."""
+    job = run.job()
+    if state not in ("killed", "pending") or not job or shutil.which("squeue") is None:
+        return state
+    end = (slurm_end(job["job"]) or "").lower().replace("_", " ")
+    return {"timeout": "timed out", "": state, "failed": "killed", "completed": state}.get(end, end)
+
+
+def cancel_jobs(jobs: Sequence[str]) -> None:
+    """scancel, where there is anything to cancel."""
+    if jobs:
+        _client("scancel", *jobs)
+
+
+def _client(*command: str) -> str:
+    """What one of SLURM's client programs prints.
+
+    Raises:
+        UserError: it fails or does not answer.
+    """
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"{command[0]} does not answer: is SLURM's controller up?") from error
+    except subprocess.CalledProcessError as error:
+        raise UserError(
+            f"{command[0]} failed: {error.stderr.strip().splitlines()[-1] if error.stderr.strip() else error}"
+        ) from error

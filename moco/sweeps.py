@@ -1,0 +1,70 @@
+"""A sweep on disk: runs/sweeps/<name>/sweep.json lists its runs and its launches. Imports no torch."""
+
+import contextlib
+import os
+import re
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from moco.config import UserError
+from moco.runs import Run, born, locked, machine, read_json, write_json
+
+
+class Sweep:
+    """The sweep of that name under runs_dir; its runs are those of all its launches, so a sweep can grow."""
+
+    def __init__(self, runs_dir: Path | str, name: str):
+        self.name = re.sub(r"[^A-Za-z0-9_.+-]+", "_", name)
+        self.runs_dir = Path(runs_dir).absolute()
+        self.folder = self.runs_dir / "sweeps" / self.name
+        self.path = self.folder / "sweep.json"
+
+    @property
+    def content(self) -> dict[str, Any]:
+        return read_json(self.path) or {"name": self.name, "runs": [], "launches": []}
+
+    def record(self, names: list[str]) -> None:
+        """Adds a launch of these runs, by folder name.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"runs_dir={self.runs_dir} cannot be written ({error.strerror}): give another") from error
+        with locked(self.folder / "lock"):
+            content = self.content
+            content["runs"] = list(dict.fromkeys([*content["runs"], *names]))
+            launch = {
+                "time": time.time(), "command": " ".join(sys.argv), "host": socket.gethostname(), "machine": machine(),
+                "pid": os.getpid(), "born": born(os.getpid()),
+            }  # fmt: skip
+            content["launches"].append(launch)
+            write_json(self.path, content)
+
+    def runs(self) -> list[Run]:
+        """Its runs that have a folder.
+
+        Raises:
+            UserError: there is no such sweep; names those that exist.
+        """
+        if not self.path.exists():
+            names = ", ".join(sweep_names(self.runs_dir)) or "none yet"
+            raise UserError(f"there is no sweep {self.name} in {self.runs_dir}: there are {names}")
+        return [Run(self.runs_dir / name) for name in self.content["runs"]]
+
+    def launchers(self) -> list[int]:
+        """Process ids of its launchers that live on this machine."""
+        here = [launch for launch in self.content["launches"] if launch["machine"] == machine()]
+        return [launch["pid"] for launch in here if born(launch["pid"]) == launch["born"]]
+
+
+def sweep_names(runs_dir: Path | str) -> list[str]:
+    """The sweeps under runs_dir."""
+    with contextlib.suppress(OSError):
+        return sorted(p.parent.name for p in (Path(runs_dir) / "sweeps").glob("*/sweep.json"))
+    return []

@@ -1,0 +1,110 @@
+"""A point of a sweep once it is checked: a run's folder with its frozen configuration, and what to do there.
+
+A job knows nothing else, so edits to conf/ after submission change nothing.
+"""
+
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from moco import slurm
+from moco.config import LABELS
+from moco.runs import Held, Run, Stopped, born, write_atomic
+
+
+@dataclass
+class Task:
+    """One thing to do in one run's folder: train, or linear_eval with these arguments."""
+
+    run: Run
+    what: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    label: str = ""
+
+    def state(self) -> str:
+        """As Run.state; a linear evaluation is done when its numbers have joined the result."""
+        if self.what == "train":
+            return self.run.state()
+        if f"{LABELS[self.arguments['probe']['name']]}/top1" in (self.run.result or {}):
+            return "done"
+        state = self.run.attempt()
+        return "pending" if state == "done" else state
+
+    def freeze(self) -> None:
+        """Makes the folder with the configuration that the job will run, and forgets an earlier failure."""
+        self.run.folder.mkdir(parents=True, exist_ok=True)
+        if self.what == "train":
+            write_atomic(
+                self.run.folder / "config.yaml", yaml.safe_dump({**self.arguments, "rerun": False}, sort_keys=False)
+            )
+        (self.run.folder / "error.txt").unlink(missing_ok=True)
+
+    def job(self, sweep: str, launcher: tuple[int, str | None] | None = None, slot: str | None = None) -> "Job":
+        """What the queue carries to where it runs."""
+        return Job(self, sweep, launcher, slot)
+
+    def value(self) -> float | None:
+        """The sweeper's objective, where there is one: kNN top-1, or linear top-1."""
+        name = "knn" if self.what == "train" else LABELS[self.arguments["probe"]["name"]]
+        return (self.run.result or {}).get(f"{name}/top1")
+
+
+class Job:
+    """What submitit carries to where it runs: the folder and what to do in it."""
+
+    def __init__(self, task: Task, sweep: str, launcher: tuple[int, str | None] | None = None, slot: str | None = None):
+        self.folder, self.what, self.arguments = str(task.run.folder), task.what, task.arguments
+        self.sweep, self.launcher, self.slot = sweep, launcher, slot
+
+    def __call__(self) -> None:
+        if self.launcher:
+            _stop_with(*self.launcher)
+        try:
+            self.work(
+                sweep=self.sweep, job=slurm.job_id(), slot=self.slot, visible=os.environ.get("CUDA_VISIBLE_DEVICES")
+            )
+        except Held as held:
+            print(held)
+        except Stopped as stopped:
+            if stopped.why == "SIGUSR2":
+                slurm.requeue(Run(self.folder))
+            raise
+
+    def work(self, **details: Any) -> None:
+        """Trains or probes; an error that comes before the run is claimed is recorded like one that comes later."""
+        from moco import jobs
+
+        run = Run(self.folder)
+        try:
+            if self.what == "train":
+                jobs.train(run.config, run, **details)
+            else:
+                arguments = {key: self.arguments[key] for key in ("probe", "tracker", "device", "seed", "rerun")}
+                jobs.linear_eval(run, **arguments, **details)
+        except (Held, Stopped):
+            raise
+        except BaseException as error:
+            run.fail(error)
+            raise
+
+    def checkpoint(self) -> Any:
+        """What submitit queues again where the signal comes before training has begun."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def _stop_with(pid: int, birth: str | None) -> None:
+    """Stops this process, checkpoint saved, when the launcher that started it is gone."""
+
+    def watch() -> None:
+        while born(pid) == birth:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
