@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from moco import slurm
 from moco.config import UserError
 from moco.progress import duration
 from moco.runs import born
-from moco.slurm import cancel_jobs, explain, max_array_size, slurm_jobs
 from moco.sweeps import Sweep
 from moco.tasks import Task
 
@@ -110,7 +110,7 @@ class LocalQueue:
                         self._stop("fail_fast", running)
                 for task in list(waiting):
                     state = task.state()
-                    if state != "running" and (task.run.job() or {}).get("job") not in slurm_jobs():
+                    if state != "running" and (task.run.job() or {}).get("job") not in slurm.queued([task.run]):
                         waiting.remove(task)
                         # Its holder is gone without having finished: it is ours now.
                         (ends.update({task.run.folder: state}) if state in ("done", "failed") else pending.append(task))
@@ -140,7 +140,7 @@ class LocalQueue:
                 submitted = executor.submit(job)
         finally:
             signal.signal(signal.SIGINT, before)
-        task.run.note_job(submitted.job_id, submitted.paths.stdout, self.sweep.name)
+        task.run.note_job(submitted.job_id, submitted.paths.stdout, "local", self.sweep.name)
         return submitted
 
     def _tell(self, task: Task, state: str, n: int, total: int, seconds: float) -> None:
@@ -197,7 +197,7 @@ class SlurmQueue:
         failures, ends = 0, {}
         while tasks:
             time.sleep(POLL_SLURM)
-            queued = slurm_jobs()
+            queued = slurm.slurm_jobs()
             for task in list(tasks):
                 job = task.run.job()
                 if job and job["job"] in queued:
@@ -206,11 +206,11 @@ class SlurmQueue:
                 if state == "running":
                     continue
                 tasks.remove(task)
-                ends[task.run.folder] = state = explain(task.run, state)
+                ends[task.run.folder] = state = slurm.explain(task.run, state)
                 failures += state not in ("done", "stopped")
                 print(f"{state}  {task.label}", flush=True)
             if self.options["fail_fast"] and failures >= self.options["fail_fast"]:
-                cancel_jobs([job["job"] for task in tasks if (job := task.run.job())])
+                slurm.cancel_jobs([job["job"] for task in tasks if (job := task.run.job())])
         return ends
 
     def _submit(self, tasks: Sequence[Task]) -> None:
@@ -220,7 +220,7 @@ class SlurmQueue:
 
         executor = submitit.SlurmExecutor(self.sweep.folder / "jobs")
         executor.update_parameters(**self._parameters(len(tasks)))
-        size, submitted = max_array_size(), []
+        size, submitted = slurm.max_array_size(), []
         try:
             with environment(PYTHONPATH=python_path(self.options, self.sweep)):
                 for i in range(0, len(tasks), size):
@@ -228,9 +228,9 @@ class SlurmQueue:
                         part = [(task, executor.submit(task.job(self.sweep.name))) for task in tasks[i : i + size]]
                     for task, job in part:
                         submitted.append(job.job_id)
-                        task.run.note_job(job.job_id, job.paths.stdout, self.sweep.name)
+                        task.run.note_job(job.job_id, job.paths.stdout, "slurm", self.sweep.name)
         except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
-            cancel_jobs(submitted)
+            slurm.cancel_jobs(submitted)
             reason = str(error).strip().splitlines()[-1]
             undone = f"; the {len(submitted)} jobs before it were cancelled" if submitted else ""
             raise UserError(f"sbatch refused: {reason}{undone}") from error
@@ -252,7 +252,7 @@ class SlurmQueue:
         values = {names.get(k, k): v for k, v in self.options.items() if k not in own and v is not None}
         if self.options["mem_gb"]:
             values["mem"] = f"{int(self.options['mem_gb'] * 1024)}MB"
-        arrays = -(-n // max_array_size())
+        arrays = -(-n // slurm.max_array_size())
         values["array_parallelism"] = max(1, self.options["array_parallelism"] // arrays)
         values["additional_parameters"] = {"requeue": True, **(self.options["additional_parameters"] or {})}
         return values | {"stderr_to_stdout": True}

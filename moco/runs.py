@@ -172,9 +172,10 @@ class Run:
         with contextlib.suppress(OSError):  # a full disk must not hide the error itself
             write_atomic(self.folder / "error.txt", "".join(lines).rstrip() + "\n")
 
-    def note_job(self, job: str, log: Path | str, sweep: str) -> None:
-        """Keeps which job of a queue will work here, and where its log is."""
-        write_json(self.folder / "job.json", {"job": job, "log": str(log), "sweep": sweep, "submitted": time.time()})
+    def note_job(self, job: str, log: Path | str, queue: str, sweep: str) -> None:
+        """Keeps which job of which queue (local, slurm) will work here, and where its log is."""
+        content = {"job": job, "log": str(log), "queue": queue, "sweep": sweep, "submitted": time.time()}
+        write_json(self.folder / "job.json", content)
 
     def job(self) -> dict[str, Any] | None:
         """What note_job kept."""

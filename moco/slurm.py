@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from moco.config import UserError
 from moco.runs import Run
@@ -33,9 +33,11 @@ def max_array_size() -> int:
 
 
 def slurm_jobs() -> dict[str, dict[str, str]]:
-    """This user's jobs in SLURM's queue by id (arrays as 12_3): state, reason and node."""
-    if shutil.which("squeue") is None:
-        return {}
+    """This user's jobs in SLURM's queue by id (arrays as 12_3): state, reason and node.
+
+    Raises:
+        UserError: SLURM does not answer.
+    """
     out = _client("squeue", "--me", "--array", "--noheader", "--format=%i|%T|%r|%N")
     rows = [line.split("|") for line in out.splitlines() if line.count("|") == 3]
     return {row[0]: {"state": row[1], "reason": row[2], "node": row[3]} for row in rows}
@@ -55,10 +57,16 @@ def slurm_end(job: str) -> str | None:
     return None
 
 
+def queued(runs: Iterable[Run]) -> dict[str, dict[str, str]]:
+    """slurm_jobs, asked only where one of the runs was submitted to SLURM and SLURM is here to ask."""
+    submitted = any((run.job() or {}).get("queue") == "slurm" for run in runs)
+    return slurm_jobs() if submitted and shutil.which("squeue") else {}
+
+
 def explain(run: Run, state: str) -> str:
     """`killed` in SLURM's words, where a SLURM job was: out of memory, timed out, preempted, node fail, cancelled."""
     job = run.job()
-    if state not in ("killed", "pending") or not job or shutil.which("squeue") is None:
+    if state not in ("killed", "pending") or not job or job["queue"] != "slurm" or shutil.which("squeue") is None:
         return state
     end = (slurm_end(job["job"]) or "").lower().replace("_", " ")
     return {"timeout": "timed out", "": state, "failed": "killed", "completed": state}.get(end, end)

@@ -1,0 +1,91 @@
+"""NPID: Unsupervised Feature Learning via Non-Parametric Instance Discrimination. https://arxiv.org/abs/1805.01978"""
+
+import math
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .heads import projection_head
+
+
+class NPID(nn.Module):
+    """Each image a class of its own, with its row of a memory bank [num_images, feature_dim] for the class weight.
+
+    `m` negatives are drawn uniformly from the bank for noise-contrastive estimation (sec. 3.2); m=0 takes the softmax
+    over the whole bank instead (eq. 2). `momentum` is the weight of the new feature in its row. Z, the constant of
+    eq. 8, is estimated from the first batch and kept: `log_z` is -inf until then. Raises ValueError if `temperature`
+    is not positive, `momentum` outside [0, 1], or `m` negative or more than `num_images`.
+    """
+
+    views = 1
+    bank: Tensor
+    log_z: Tensor
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        num_images: int,
+        feature_dim: int,
+        m: int,
+        temperature: float,
+        momentum: float,
+        head_layers: int = 1,
+        hidden_dim: int | None = None,
+        head_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"temperature={temperature} must be positive: NPID uses 0.07 to 0.1")
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"momentum={momentum} must lie in [0, 1]: NPID uses 0.5")
+        if m < 0:
+            raise ValueError(f"m={m} must be 0 (the softmax over the whole bank) or a number of negatives, e.g. 4096")
+        if m > num_images:
+            raise ValueError(
+                f"m={m} is more than the {num_images} training images: choose m <= {num_images}, "
+                "or m=0 for the softmax over all of them"
+            )
+        self.m, self.temperature, self.momentum = m, temperature, momentum
+        self.encoder = encoder
+        in_dim = cast(int, encoder.num_features)
+        self.head = projection_head(in_dim, feature_dim, layers=head_layers, hidden_dim=hidden_dim, norm=head_norm)
+        self.register_buffer("bank", F.normalize(torch.randn(num_images, feature_dim), dim=1))
+        self.register_buffer("log_z", torch.tensor(-torch.inf))
+
+    def forward(self, x1: Tensor, x2: Tensor | None, index: Tensor) -> Tensor:
+        """Views [B, 3, H, W] of the images `index` [B], each at most once -> scalar loss. `x2` is not used."""
+        f = F.normalize(self.head(self.encoder(x1)).float(), dim=1)  # [B, feature_dim]
+        with torch.autocast(f.device.type, enabled=False):
+            # One product with the whole bank costs less than to copy 1 + m of its rows for every image.
+            # The bank changes in place below, the backward pass needs it as it was: hence the clone.
+            scores = f @ self.bank.clone().T / self.temperature  # [B, num_images]
+            loss = self.nce(scores.gather(1, self.sample(index))) if self.m else F.cross_entropy(scores, index)
+            self.update(f.detach(), index)
+        return loss
+
+    def sample(self, index: Tensor) -> Tensor:
+        """Rows of the bank for each image: its own, then m drawn uniformly with replacement. [B] -> [B, 1+m]"""
+        noise = torch.randint(len(self.bank), (len(index), self.m), device=index.device)  # [B, m]
+        return torch.cat([index[:, None], noise], dim=1)  # [B, 1+m]
+
+    def nce(self, scores: Tensor) -> Tensor:
+        """Eq. 7 for scores f.v / temperature [B, 1+m], the image's own first, summed over the m negatives.
+
+        With P = exp(score) / Z and the uniform noise Pn = 1 / num_images, P / (P + m Pn) is the sigmoid of
+        log P - log(m Pn): in this form no exponential can overflow.
+        """
+        num_images = len(self.bank)
+        estimate = scores.detach().logsumexp((0, 1)) - math.log(scores.numel()) + math.log(num_images)
+        self.log_z.copy_(torch.where(self.log_z.isinf(), estimate, self.log_z))
+        log_odds = scores - self.log_z - math.log(self.m / num_images)  # [B, 1+m]
+        data, noise = F.logsigmoid(log_odds[:, 0]), F.logsigmoid(-log_odds[:, 1:]).sum(1)  # [B], [B]
+        return -(data + noise).mean()
+
+    @torch.no_grad()
+    def update(self, f: Tensor, index: Tensor) -> None:
+        """Moves rows `index` [B] of the bank towards the features [B, feature_dim], and back to unit length."""
+        rows = self.momentum * f + (1 - self.momentum) * self.bank[index]  # [B, feature_dim]
+        self.bank.index_copy_(0, index, F.normalize(rows, dim=1))

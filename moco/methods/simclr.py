@@ -1,0 +1,46 @@
+"""SimCLR: A Simple Framework for Contrastive Learning of Visual Representations. https://arxiv.org/abs/2002.05709"""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .heads import projection_head
+
+
+class SimCLR(nn.Module):
+    """NT-Xent among the 2B views of a batch (eq. 1): the other view of an image is its positive, all others negatives.
+
+    `temperature` divides the cosine similarities. Raises ValueError if it is not positive.
+    """
+
+    views = 2
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        feature_dim: int,
+        temperature: float,
+        head_layers: int = 2,
+        hidden_dim: int | None = None,
+        head_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"temperature={temperature} must be positive: SimCLR uses 0.5 on CIFAR-10")
+        self.temperature = temperature
+        self.encoder = encoder
+        in_dim = cast(int, encoder.num_features)
+        self.head = projection_head(in_dim, feature_dim, layers=head_layers, hidden_dim=hidden_dim, norm=head_norm)
+
+    def forward(self, x1: Tensor, x2: Tensor, index: Tensor) -> Tensor:
+        """Two views [B, 3, H, W] each -> scalar loss, the mean over all 2B views. `index` [B] is not used."""
+        z = self.head(self.encoder(torch.cat([x1, x2])))  # [2B, feature_dim]
+        z = F.normalize(z.float(), dim=1)
+        with torch.autocast(z.device.type, enabled=False):
+            logits = z @ z.T / self.temperature  # [2B, 2B]
+        itself = torch.eye(len(z), dtype=torch.bool, device=z.device)  # [2B, 2B]
+        target = torch.arange(len(z), device=z.device).roll(len(x1))  # [2B]: view i and view i + B belong together
+        return F.cross_entropy(logits.masked_fill(itself, -torch.inf), target)

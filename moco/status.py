@@ -1,0 +1,132 @@
+"""python -m moco status: where each run stands, read off the disk and off SLURM's queue where there is one."""
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from moco import slurm
+from moco.config import UserError
+from moco.progress import duration
+from moco.results import settings, varying
+from moco.runs import Run
+
+COLUMNS = ("id", "state", "epoch", "loss", "kNN", "linear", "left", "where", "job", "point")
+COLORS = {"done": "32", "running": "36", "queued": "33", "pending": "2", "stopped": "33"}  # of ANSI; the rest is red
+
+
+def row(run: Run, queue: dict[str, dict[str, str]]) -> dict[str, str]:
+    """One run's line, all texts; a damaged folder says what is wrong in place of a point."""
+    holder, job, state = run.holder() or {}, run.job() or {}, run.state()
+    entry = queue.get(job.get("job", ""))
+    if state not in ("done", "running") and entry:
+        state = "queued" if entry["state"] == "PENDING" else entry["state"].lower()
+    elif state in ("killed", "pending"):
+        state = slurm.explain(run, state)
+    lines, progress = run.metrics(), holder.get("progress") or {}
+    last = {key: value for line in lines for key, value in line.items()}
+    running = state == "running"
+    epoch = progress.get("epoch") if running and progress.get("epoch") else last.get("epoch", "")
+    return {
+        "id": run.id, "state": state, "epoch": str(epoch),
+        "loss": _number(progress.get("loss") if running else last.get("train/loss"), 4),
+        "kNN": _number(last.get("knn/top1")), "linear": _number(last.get("linear/top1", last.get("linear_cached/top1"))),
+        "left": duration(progress["left"]) if running and "left" in progress else "",
+        "where": _where(holder, entry) if running else (entry or {}).get("reason", ""), "job": str(job.get("job", "")),
+    }  # fmt: skip
+
+
+def _where(holder: dict[str, Any], entry: dict[str, str] | None) -> str:
+    """The node with the device or slot."""
+    node = (entry or {}).get("node") or holder.get("host", "")
+    visible = holder.get("visible")
+    return f"{node}:{'gpu ' + visible if visible else holder.get('slot') or holder.get('device', '')}"
+
+
+def _number(value: Any, digits: int = 2) -> str:
+    return f"{value:.{digits}f}" if isinstance(value, int | float) else ""
+
+
+def rows(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """A line a run, with the settings in which the runs differ."""
+    flats: list[dict[str, Any]] = []
+    for run in runs:
+        try:
+            flats.append({**settings(run.config), "epochs": run.config.get("epochs")})
+        except (UserError, AttributeError, KeyError, TypeError) as error:
+            flats.append({"damaged": str(error)})
+    whole = [flat for flat in flats if "damaged" not in flat]
+    keys = [key for key in varying(whole) if not key.endswith("_target_")]
+    queue = slurm.queued(runs)
+    found = []
+    for run, flat in zip(runs, flats):
+        shown = [f"{key.removesuffix('.name')}={_plain(flat[key])}" for key in keys if flat.get(key) is not None]
+        line = row(run, queue)
+        if line["epoch"] and flat.get("epochs"):
+            line["epoch"] += f"/{flat['epochs']}"
+        found.append(line | {"point": flat.get("damaged") or " ".join(shown) or run.folder.name})
+    return found
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def text(lines: Sequence[dict[str, str]], color: bool) -> str:
+    """The lines as a table, with a count of the states below; columns that are empty throughout are left out."""
+    names = [name for name in COLUMNS if any(line[name] for line in lines)]
+    widths = {name: max(len(name), *(len(line[name]) for line in lines)) for name in names[:-1]}
+    out = ["  ".join(name.ljust(widths.get(name, 0)) for name in names)]
+    for line in lines:
+        cells = [line[name].ljust(widths.get(name, 0)) for name in names]
+        if color:
+            at = names.index("state")
+            cells[at] = f"\033[{COLORS.get(line['state'], '31')}m{cells[at]}\033[0m"
+        out.append("  ".join(cells).rstrip())
+    count = Counter(line["state"] for line in lines)
+    return "\n".join([*out, "", ", ".join(f"{n} {state}" for state, n in count.most_common())])
+
+
+def watch(look: Any, seconds: float) -> None:
+    """Redraws until nothing runs or waits in a queue any more, or Ctrl-C."""
+    color = sys.stdout.isatty()
+    try:
+        while True:
+            lines = look()
+            if color:
+                sys.stdout.write("\033[H\033[2J")
+            print(f"{time.strftime('%H:%M:%S')}  every {seconds:g}s, Ctrl-C ends\n\n{text(lines, color)}", flush=True)
+            if not any(line["state"] in ("running", "queued", "pending") for line in lines):
+                return
+            time.sleep(seconds)
+    except KeyboardInterrupt:
+        return
+
+
+def cancel(runs: Sequence[Run], launchers: Sequence[int]) -> list[str]:
+    """Stops launchers and running jobs, checkpoints saved, and takes queued jobs out; says what it did."""
+    import os
+    import signal
+
+    from moco.runs import machine
+
+    said = []
+    for pid in launchers:
+        os.kill(pid, signal.SIGTERM)
+        said.append(f"launcher {pid} told to stop its jobs")
+    queue = slurm.queued(runs)
+    jobs = [job["job"] for run in runs if (job := run.job()) and job["job"] in queue]
+    slurm.cancel_jobs(jobs)
+    said += [f"SLURM job {job} cancelled" for job in jobs]
+    for run in runs:
+        holder = run.holder() or {}
+        if run.attempt() != "running" or holder.get("job") in jobs:
+            continue
+        if holder["machine"] == machine():
+            os.kill(holder["pid"], signal.SIGTERM)
+            said.append(f"{run.folder.name}: process {holder['pid']} told to save and stop")
+        else:
+            said.append(f"{run.folder.name} runs as process {holder['pid']} on {holder['host']}: cancel it from there")
+    return said
