@@ -218,7 +218,7 @@ class SlurmQueue:
         import submitit
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-        executor = submitit.SlurmExecutor(self.sweep.folder / "jobs")
+        executor = submitit.SlurmExecutor(self.sweep.folder / "jobs", max_num_timeout=1000)
         executor.update_parameters(**self._parameters(len(tasks)))
         size, submitted = slurm.max_array_size(), []
         try:

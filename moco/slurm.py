@@ -2,12 +2,15 @@
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
 
 from moco.config import UserError
 from moco.runs import Run
+
+NO_MEMORY = re.compile("oom.kill|out of memory|exceeded memory limit", re.IGNORECASE)
 
 
 def job_id() -> str | None:
@@ -64,8 +67,13 @@ def queued(runs: Iterable[Run]) -> dict[str, dict[str, str]]:
 
 
 def explain(run: Run, state: str) -> str:
-    """`killed` in SLURM's words, where a SLURM job was: out of memory, timed out, preempted, node fail, cancelled."""
+    """`killed` in more exact words: out of memory, timed out, preempted, node fail, cancelled.
+
+    Under srun SLURM's own state of a job that ran out of memory is FAILED; its log tells.
+    """
     job = run.job()
+    if state == "killed" and any(NO_MEMORY.search(line) for line in run.log_tail(20)):
+        return "out of memory"
     if state not in ("killed", "pending") or not job or job["queue"] != "slurm" or shutil.which("squeue") is None:
         return state
     end = (slurm_end(job["job"]) or "").lower().replace("_", " ")

@@ -24,16 +24,23 @@ SHOW_EVERY = 0.5  # seconds between looks at the loss, each of which waits for t
 
 
 class Signals:
-    """Remembers the first signal that asks to stop; a second Ctrl-C stops at once."""
+    """Remembers the first signal that asks to stop; a second Ctrl-C stops at once.
+
+    Inside a SLURM job SIGTERM asks for a checkpoint alone: it announces preemption or the end, and a job that leaves on it
+    counts as finished where the partition grants a grace time, so that SLURM would not queue it again.
+    """
 
     def __init__(self) -> None:
         self.received: str | None = None
+        self.save = False
         self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
 
     def _note(self, number: int, frame: object) -> None:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = signal.Signals(number).name
+        self.save = True
+        if number != signal.SIGTERM or os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
+            self.received = signal.Signals(number).name
 
     def restore(self) -> None:
         for number, handler in self._before.items():
@@ -201,12 +208,13 @@ def fit(
             shown = now
             state.check_finite()
             speed = (state.step - bar.start) * batch / (now - started)
-            numbers = {"epoch": epoch + 1, "loss": float(loss), "images/s": speed}
+            numbers = {"epoch": epoch + 1, "loss": float(loss.detach()), "images/s": speed}
             bar.update(state.step, **numbers)
             claim.progress(step=state.step, steps=steps, left=bar.left(state.step), **numbers)
         if state.step % per_epoch == 0:
             _end_epoch(cfg, state, run, evaluate, tracker, bar, group["lr"])
-        if signals.received or now - saved >= 60 * cfg["checkpoint_minutes"] or state.step == steps:
+        if signals.save or now - saved >= 60 * cfg["checkpoint_minutes"] or state.step == steps:
+            signals.save = False
             state.save()
             saved = time.monotonic()
         if signals.received and state.step < steps:
