@@ -48,10 +48,14 @@ class Lost(RuntimeError):
 
 
 def identity(config: Mapping[str, Any]) -> str:
-    """The run's id: a hash of the checked configuration less what cannot change the result."""
+    """The run's id: a hash of the checked configuration less what cannot change the result.
+
+    Ten letters, a to p for the sixteen digits, so that no command line takes an id for a number.
+    """
     kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
     kept["data"] = {key: value for key, value in kept["data"].items() if key != "root"}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:10]
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:10]
+    return digest.translate(str.maketrans("0123456789abcdef", "abcdefghijklmnop"))
 
 
 def folder_name(config: Mapping[str, Any]) -> str:
