@@ -27,19 +27,19 @@ class UserError(ValueError):
 class Section(BaseModel):
     """A group whose keys are all known."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
 
 class Component(BaseModel):
     """A group that names what it builds; keys beyond the typed ones are arguments of `_target_`."""
 
-    model_config = ConfigDict(extra="allow", populate_by_name=True, protected_namespaces=())
+    model_config = ConfigDict(extra="allow", populate_by_name=True, allow_inf_nan=False)
     name: str
     target: str = Field(alias="_target_", pattern=r"^[A-Za-z_][\w.]+\.\w+$")
 
 
 class Method(Component):
-    symmetric: bool = False
+    symmetric: bool | None = None
     head_layers: Literal[1, 2] = 1
     hidden_dim: int | None = Field(None, gt=0)
     head_norm: bool = False
@@ -52,6 +52,7 @@ class Model(Component):
 
 
 class Data(Component):
+    name: str | None  # type: ignore[assignment]  # None: see named()
     root: str | None
     size: int | None = Field(None, ge=4)
     validation: float = Field(ge=0, lt=1)
@@ -195,9 +196,15 @@ def check(composed: Any, schema: type[BaseModel] = Config, *, fold: bool = False
 
 
 def named(cfg: dict[str, Any]) -> dict[str, Any]:
-    """An image folder without a name takes its folder's."""
-    if cfg["data"]["name"] or not cfg["data"]["root"]:
+    """An image folder without a name takes its folder's.
+
+    Raises:
+        UserError: no folder is given.
+    """
+    if cfg["data"]["name"]:
         return cfg
+    if not cfg["data"]["root"]:
+        raise UserError("data.root is missing: give a folder that holds train/<class>/ and test/<class>/")
     return {**cfg, "data": {**cfg["data"], "name": Path(cfg["data"]["root"]).expanduser().absolute().name}}
 
 
@@ -209,8 +216,9 @@ def _explain(error: Any, schema: type[BaseModel]) -> str:
         return unknown_key(key, _known_keys(schema, path[:-1]))
     if error["type"] == "missing":
         return f"{key} is missing: give {key}=..."
-    reason = re.sub(r"^(Input|Value) should", "should", error["msg"])
-    hint = f" ({field.description})" if len(path) == 1 and (field := schema.model_fields.get(key)) else ""
+    reason = re.sub(r"^(Input|Value|String) should", "should", error["msg"])
+    field = schema.model_fields.get(key)
+    hint = f" ({field.description})" if field and field.description else ""
     return f"{key}={value} {reason}{hint}"
 
 

@@ -58,7 +58,8 @@ def collect(device: Any) -> dict[str, Any]:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        cpu = next((line.partition(":")[2].strip() for line in info.open() if line.startswith("model name")), cpu)
+        lines = info.read_text().splitlines()
+        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
     card = torch.cuda.get_device_name(device) if getattr(device, "type", "") == "cuda" else None
     return {
         "python": platform.python_version(), "packages": versions, "host": platform.node(), "cpu": cpu,
