@@ -75,8 +75,8 @@ def unique(tasks: Sequence[Task]) -> list[Task]:
 
 def plan(tasks: Sequence[Task], rerun: bool) -> tuple[list[Task], list[Task]]:
     """Of the tasks those to start and those that run elsewhere and are awaited; the rest are done."""
-    states = {task.run.folder: task.state() for task in tasks}
     queued = slurm.queued(task.run for task in tasks)
+    states = {task.run.folder: slurm.corrected(task.run, task.state(), queued) for task in tasks}
     waiting = [t for t in tasks if states[t.run.folder] == "running" or (t.run.job() or {}).get("job") in queued]
     held = {t.run.folder for t in waiting}
     return [t for t in tasks if t.run.folder not in held and (rerun or states[t.run.folder] != "done")], waiting

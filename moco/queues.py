@@ -32,9 +32,12 @@ def make(options: Mapping[str, Any], sweep: Sweep) -> "LocalQueue | SlurmQueue":
 
 @contextlib.contextmanager
 def environment(**changes: str) -> Iterator[None]:
-    """os.environ with changes, for the children started meanwhile."""
+    """os.environ with changes, for the children started meanwhile.
+
+    They do not import from their working directory, which may be a checkout that has been edited since.
+    """
     before = dict(os.environ)
-    os.environ.update(changes)
+    os.environ.update(changes, PYTHONSAFEPATH="1")
     try:
         yield
     finally:
@@ -183,34 +186,44 @@ class SlurmQueue:
                 raise UserError(
                     f"{program} is not on PATH: start from a login node of the cluster, or use hydra/launcher=local"
                 )
+        if options["fail_fast"] and not options["wait"]:
+            raise UserError("hydra.launcher.fail_fast on SLURM takes a launcher that stays: add hydra.launcher.wait=true")
 
     def run(self, start: Sequence[Task], waiting: Sequence[Task]) -> dict[Path, str]:
         """Submits the tasks; follows them to their ends where wait=true."""
+        for task in start:
+            if task.run.attempt() == "running" and task.run.silence() > slurm.SILENT:  # the plan found its job gone
+                task.run.release()
         if start:
             self._submit(start)
-        tasks = [*start, *waiting]
-        if not self.options["wait"]:
+        if self.options["wait"]:
+            return self._follow([*start, *waiting])
+        if start or waiting:
             print(f"follow it with: python -m moco status {self.sweep.name} --watch --runs-dir {self.sweep.runs_dir}")
-            return {task.run.folder: "submitted" for task in start} | {
-                t.run.folder: "running elsewhere" for t in waiting
-            }
-        failures, ends = 0, {}
+        return {t.run.folder: "submitted" for t in start} | {t.run.folder: "running elsewhere" for t in waiting}
+
+    def _follow(self, tasks: list[Task]) -> dict[Path, str]:
+        """Waits for the ends of the tasks and tells each."""
+        failures, ends, limit = 0, dict[Path, str](), self.options["fail_fast"]
         while tasks:
             time.sleep(POLL_SLURM)
-            queued = slurm.slurm_jobs()
+            try:
+                queue = slurm.slurm_jobs()
+            except UserError as error:  # the controller restarts now and then; the jobs go on
+                print(error, file=sys.stderr)
+                continue
             for task in list(tasks):
-                job = task.run.job()
-                if job and job["job"] in queued:
-                    continue
-                state = task.state()
-                if state == "running":
+                state = slurm.corrected(task.run, task.state(), queue)
+                if state in ("running", "queued") or (task.run.job() or {}).get("job") in queue:
                     continue
                 tasks.remove(task)
                 ends[task.run.folder] = state = slurm.explain(task.run, state)
                 failures += state not in ("done", "stopped")
                 print(f"{state}  {task.label}", flush=True)
-            if self.options["fail_fast"] and failures >= self.options["fail_fast"]:
-                slurm.cancel_jobs([job["job"] for task in tasks if (job := task.run.job())])
+            if limit and failures >= limit and tasks:
+                print(f"fail_fast={limit}: the rest is cancelled", file=sys.stderr)
+                slurm.cancel_jobs([job["job"] for task in tasks if (job := task.run.job()) and job["job"] in queue])
+                limit = 0
         return ends
 
     def _submit(self, tasks: Sequence[Task]) -> None:
@@ -223,6 +236,7 @@ class SlurmQueue:
         size, submitted = slurm.max_array_size(), []
         try:
             with environment(PYTHONPATH=python_path(self.options, self.sweep)):
+                slurm.forget_job()
                 for i in range(0, len(tasks), size):
                     with executor.batch():
                         part = [(task, executor.submit(task.job(self.sweep.name))) for task in tasks[i : i + size]]
@@ -238,20 +252,12 @@ class SlurmQueue:
     def _parameters(self, n: int) -> dict[str, Any]:
         """sbatch's parameters, under submitit's names."""
         names = {"timeout_min": "time", "tasks_per_node": "ntasks_per_node", "name": "job_name"}
-        own = {
-            "kind",
-            "sweep",
-            "dry_run",
-            "fail_fast",
-            "snapshot",
-            "wait",
-            "mem_gb",
-            "max_num_timeout",
-            "array_parallelism",
-        }
+        own = {"kind", "sweep", "dry_run", "fail_fast", "snapshot", "wait", "mem_gb", "array_parallelism"}
         values = {names.get(k, k): v for k, v in self.options.items() if k not in own and v is not None}
         if self.options["mem_gb"]:
             values["mem"] = f"{int(self.options['mem_gb'] * 1024)}MB"
+        if cpus := self.options["cpus_per_task"]:  # since SLURM 22.05 srun does not take it over from sbatch
+            values["srun_args"] = [f"--cpus-per-task={cpus}", *(self.options["srun_args"] or [])]
         arrays = -(-n // slurm.max_array_size())
         values["array_parallelism"] = max(1, self.options["array_parallelism"] // arrays)
         values["additional_parameters"] = {"requeue": True, **(self.options["additional_parameters"] or {})}

@@ -170,6 +170,18 @@ class Run:
         """The claim: who works on the run or did last, how far, and how it ended."""
         return read_json(self.folder / "claim.json")
 
+    def silence(self) -> float:
+        """Seconds since the claim's last heartbeat."""
+        try:
+            return time.time() - (self.folder / "claim.json").stat().st_mtime
+        except OSError:
+            return float("inf")
+
+    def release(self) -> None:
+        """Ends the claim of a holder that the caller knows to be gone before its heartbeat is stale."""
+        with locked(self.folder / "claim.lock"):
+            write_json(self.folder / "claim.json", {**(self.holder() or {}), "token": "", "ended": "killed"})
+
     def fail(self, error: BaseException) -> None:
         """Keeps the error's traceback in error.txt; of what the user can mend, its lines alone."""
         lines = [str(error)] if isinstance(error, UserError) else traceback.format_exception(error)

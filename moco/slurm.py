@@ -5,11 +5,12 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from moco.config import UserError
-from moco.runs import Run
+from moco.runs import HEARTBEAT, Run
 
+SILENT = 2.5 * HEARTBEAT  # so long without a heartbeat, a holder whose job is gone is dead
 NO_MEMORY = re.compile("oom.kill|out of memory|exceeded memory limit", re.IGNORECASE)
 
 
@@ -21,11 +22,18 @@ def job_id() -> str | None:
     return os.environ.get("SUBMITIT_LOCAL_JOB_ID")
 
 
+def forget_job() -> None:
+    """Takes the surrounding job's variables out of os.environ: a job submitted from inside one would obey them."""
+    for name in [n for n in os.environ if n.startswith(("SLURM_", "SLURMD_", "SUBMITIT_"))]:
+        if name != "SLURM_CONF":
+            del os.environ[name]
+
+
 def requeue(run: Run) -> None:
     """Puts this SLURM job back into the queue: its time is up and its checkpoint saved. Elsewhere nothing."""
     if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
         print(f"{run.folder}: checkpoint saved, back into the queue", flush=True)
-        subprocess.run(["scontrol", "requeue", str(job_id())], check=True, timeout=60)
+        _client("scontrol", "requeue", str(job_id()))
 
 
 def max_array_size() -> int:
@@ -62,8 +70,25 @@ def slurm_end(job: str) -> str | None:
 
 def queued(runs: Iterable[Run]) -> dict[str, dict[str, str]]:
     """slurm_jobs, asked only where one of the runs was submitted to SLURM and SLURM is here to ask."""
-    submitted = any((run.job() or {}).get("queue") == "slurm" for run in runs)
+    submitted = any("slurm" in (place.get("queue") for place in (run.job() or {}, run.holder() or {})) for run in runs)
     return slurm_jobs() if submitted and shutil.which("squeue") else {}
+
+
+def corrected(run: Run, state: str, queue: Mapping[str, Mapping[str, str]]) -> str:
+    """A state read off the disk, put right by SLURM's queue: that knows of a dead job before its heartbeat is stale.
+
+    queued: it waits there, for the first time or again. killed: its job is gone and the heartbeat late, which leaves out
+    what runs under another account or cluster.
+    """
+    holder, job = run.holder() or {}, run.job() or {}
+    if state == "running" and holder.get("queue") == "slurm" and shutil.which("squeue"):
+        entry = queue.get(holder["job"])
+        if entry is None:
+            return "killed" if run.silence() > SILENT else state
+        return "queued" if entry["state"] == "PENDING" else state
+    if state not in ("done", "running") and (entry := queue.get(job.get("job", ""))):
+        return "queued" if entry["state"] == "PENDING" else entry["state"].lower()
+    return state
 
 
 def explain(run: Run, state: str) -> str:

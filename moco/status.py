@@ -19,12 +19,9 @@ COLORS = {"done": "32", "running": "36", "queued": "33", "pending": "2", "stoppe
 
 def row(run: Run, queue: dict[str, dict[str, str]]) -> dict[str, str]:
     """One run's line, all texts; a damaged folder says what is wrong in place of a point."""
-    holder, job, state = run.holder() or {}, run.job() or {}, run.state()
+    holder, job = run.holder() or {}, run.job() or {}
     entry = queue.get(job.get("job", ""))
-    if state not in ("done", "running") and entry:
-        state = "queued" if entry["state"] == "PENDING" else entry["state"].lower()
-    elif state in ("killed", "pending"):
-        state = slurm.explain(run, state)
+    state = slurm.explain(run, slurm.corrected(run, run.state(), queue))
     lines, progress = run.metrics(), holder.get("progress") or {}
     last = {key: value for line in lines for key, value in line.items()}
     running = state == "running"
@@ -42,7 +39,8 @@ def _where(holder: dict[str, Any], entry: dict[str, str] | None) -> str:
     """The node with the device or slot."""
     node = (entry or {}).get("node") or holder.get("host", "")
     visible = holder.get("visible")
-    return f"{node}:{'gpu ' + visible if visible else holder.get('slot') or holder.get('device', '')}"
+    device = "gpu " + visible if visible else holder.get("slot") or holder.get("device")
+    return f"{node}:{device}" if device else node
 
 
 def _number(value: Any, digits: int = 2) -> str:

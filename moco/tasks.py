@@ -66,8 +66,9 @@ class Job:
             _stop_with(*self.launcher)
         try:
             self.work(
-                sweep=self.sweep, job=slurm.job_id(), slot=self.slot, visible=os.environ.get("CUDA_VISIBLE_DEVICES")
-            )
+                sweep=self.sweep, queue=os.environ.get("SUBMITIT_EXECUTOR"), job=slurm.job_id(), slot=self.slot,
+                visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
+            )  # fmt: skip
         except Held as held:
             print(held)
         except Stopped as stopped:
