@@ -125,7 +125,7 @@ def image_folder(root: str | None, size: int | None) -> Dataset:
             raise ValueError(
                 f"data.root={root} has no folder {folder.name}/: it must hold train/<class>/ and test/<class>/"
             )
-    classes = sorted(f.name for f in (base / "train").iterdir() if f.is_dir())
+    classes = sorted({f.name for folder in (base / "train", held_out) for f in folder.iterdir() if f.is_dir()})
     files = [_class_files(folder, classes) for folder in (base / "train", held_out)]
     return _cached(f"{base} {size} {_newest(files)}", lambda: _decode(files, size, classes))
 
@@ -156,16 +156,16 @@ def _newest(files: list[list[list[Path]]]) -> str:
 
 
 def _decode(files: list[list[list[Path]]], size: int | None, classes: list[str]) -> Dataset:
-    tensors: list[Tensor] = []
+    splits: list[list[np.ndarray]] = []
     with ThreadPoolExecutor() as pool:
         for split in files:
-            images = list(pool.map(lambda path: _read_image(path, size), [p for members in split for p in members]))
-            shapes = sorted({image.shape[:2] for image in images})
-            if len(shapes) > 1:
-                raise ValueError(f"images of several sizes, {shapes[0]} to {shapes[-1]}: give one with data.size=32")
-            labels = torch.tensor([c for c, members in enumerate(split) for _ in members])
-            tensors += [torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), labels]
-    x, y, test_x, test_y = tensors
+            paths = [p for members in split for p in members]
+            splits.append(list(pool.map(lambda path: _read_image(path, size), paths)))
+    shapes = sorted({image.shape[:2] for images in splits for image in images})
+    if len(shapes) > 1:
+        raise ValueError(f"images of several sizes, {shapes[0]} to {shapes[-1]}: give one with data.size=32")
+    x, test_x = (torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous() for images in splits)
+    y, test_y = (torch.tensor([c for c, members in enumerate(split) for _ in members]) for split in files)
     return Dataset(x, y, test_x, test_y, classes)
 
 

@@ -1,5 +1,7 @@
 """Every choice of every config group composes, builds and trains a step; what is wrong is said in one line; what makes a run."""
 
+import copy
+import functools
 import math
 import re
 from pathlib import Path
@@ -82,9 +84,14 @@ RECIPES = {
 }  # fmt: skip
 
 
-def composed(*overrides: str, entry: str = "train") -> dict:
+@functools.cache
+def _composed(*overrides: str, entry: str) -> dict:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return OmegaConf.to_container(compose(entry, list(overrides)), resolve=True)
+
+
+def composed(*overrides: str, entry: str = "train") -> dict:
+    return copy.deepcopy(_composed(*overrides, entry=entry))
 
 
 def checked(*overrides: str) -> dict:
