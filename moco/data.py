@@ -125,7 +125,8 @@ def image_folder(root: str | None, size: int | None) -> Dataset:
             raise ValueError(
                 f"data.root={root} has no folder {folder.name}/: it must hold train/<class>/ and test/<class>/"
             )
-    classes = sorted({f.name for folder in (base / "train", held_out) for f in folder.iterdir() if f.is_dir()})
+    found = [f for folder in (base / "train", held_out) for f in folder.iterdir() if f.is_dir()]
+    classes = sorted({f.name for f in found if not f.name.startswith(".")})
     files = [_class_files(folder, classes) for folder in (base / "train", held_out)]
     return _cached(f"{base} {size} {_newest(files)}", lambda: _decode(files, size, classes))
 
