@@ -56,4 +56,6 @@ def tiny(checked: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]
 def python(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """A python process of the project, from any directory, with its output."""
     command = [sys.executable, *words]
-    return subprocess.run(command, cwd=cwd, env={**ENVIRONMENT, **environment}, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        command, cwd=cwd, env={**ENVIRONMENT, **environment}, capture_output=True, text=True, timeout=300
+    )

@@ -86,7 +86,9 @@ def test_of_many_at_once_one_gets_an_abandoned_run(run: Run) -> None:
 
 def test_holder_on_another_machine_is_judged_by_its_heartbeat(run: Run) -> None:
     path = run.folder / "claim.json"
-    path.write_text(json.dumps({"token": "x", "machine": "elsewhere", "host": "n7", "pid": 1, "born": "1", "ended": None}))
+    path.write_text(
+        json.dumps({"token": "x", "machine": "elsewhere", "host": "n7", "pid": 1, "born": "1", "ended": None})
+    )
     assert run.state() == "running"
     os.utime(path, (time.time() - runs.STALE - 1,) * 2)
     assert run.state() == "killed"

@@ -1,0 +1,267 @@
+"""The loop and the checkpoint: a resumed run is the run that was not interrupted, and what goes wrong loses nothing."""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from moco import jobs, training
+from moco.config import UserError
+from moco.runs import Run, Stopped
+
+Make = Callable[..., dict[str, Any]]
+PER_EPOCH = 1437 // 64
+
+
+def only(cfg: dict[str, Any]) -> Run:
+    """The one run under the configuration's runs_dir."""
+    [folder] = [p.parent for p in Path(cfg["runs_dir"]).glob("*/config.yaml")]
+    return Run(folder)
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, *steps: int, by: int = signal.SIGTERM) -> None:
+    """Sends the signal to this process right after those steps' seeds are drawn, so in the middle of the step."""
+    draw = training.step_seed
+    left = set(steps)
+
+    def drawn(seed: int, stream: str, step: int) -> int:
+        if stream == "step" and step in left:
+            left.discard(step)
+            signal.raise_signal(by)
+        return draw(seed, stream, step)
+
+    monkeypatch.setattr(training, "step_seed", drawn)
+
+
+def content(run: Run) -> dict[str, Any]:
+    return torch.load(run.checkpoint, weights_only=True)
+
+
+def assert_equal(a: Any, b: Any) -> None:
+    """Bit for bit, through dicts and lists."""
+    assert type(a) is type(b)
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_equal(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for x, y in zip(a, b):
+            assert_equal(x, y)
+    else:
+        assert a == b
+
+
+@pytest.mark.parametrize("method", ["moco", "simclr", "npid"])
+def test_resumed_run_is_the_uninterrupted_one(
+    method: str, tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tiny(method, f"runs_dir={tmp_path}/whole", "optimizer=adam")
+    jobs.train(whole)
+    cut = tiny(method, f"runs_dir={tmp_path}/cut", "optimizer=adam")
+    with monkeypatch.context() as patch:
+        # in the first epoch, at its last step, at the first step of the second, and at the very last but one
+        stop_at(patch, 3, PER_EPOCH - 1, PER_EPOCH, 2 * PER_EPOCH - 2)
+        for stops in range(4):
+            with pytest.raises(Stopped):
+                jobs.train(cut)
+            assert only(cut).state() == "stopped", stops
+    jobs.train(cut)
+    one, other = content(only(whole)), content(only(cut))
+    assert one.pop("seconds") > 0 and other.pop("seconds") > 0
+    assert_equal(one, other)
+    lines = [[{k: v for k, v in line.items() if k != "seconds"} for line in only(c).metrics()] for c in (whole, cut)]
+    assert lines[0] == lines[1] and [line["epoch"] for line in lines[0]] == [1, 2]
+    results = [{k: v for k, v in only(c).result.items() if k not in ("seconds", "finished")} for c in (whole, cut)]
+    assert results[0] == results[1]
+
+
+def test_killed_run_repeats_only_what_came_after_the_checkpoint(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tiny("moco", f"runs_dir={tmp_path}/whole")
+    jobs.train(whole)
+    cut = tiny("moco", f"runs_dir={tmp_path}/cut", "checkpoint_minutes=0")
+    draw, steps = training.step_seed, []
+
+    def drawn(seed: int, stream: str, step: int) -> int:
+        if stream == "step":
+            steps.append(step)
+            if len(steps) == PER_EPOCH + 5:
+                raise MemoryError("as sudden as a kill: nothing is saved on the way out")
+        return draw(seed, stream, step)
+
+    monkeypatch.setattr(training, "step_seed", drawn)
+    with pytest.raises(MemoryError):
+        jobs.train(cut)
+    assert only(cut).state() == "out of memory"
+    jobs.train(cut)
+    assert steps == [*range(PER_EPOCH + 5), *range(PER_EPOCH + 4, 2 * PER_EPOCH)]
+    assert_equal(content(only(whole))["method"], content(only(cut))["method"])
+
+
+def test_done_run_is_not_trained_again_unless_asked(
+    tiny: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = jobs.train(tiny())
+    run = only(tiny())
+    first = run.checkpoint.stat().st_mtime_ns
+    assert jobs.train(tiny()) == value and run.checkpoint.stat().st_mtime_ns == first
+    assert "is done: kNN" in capsys.readouterr().out
+    assert jobs.train(tiny("moco", "rerun=true")) == value
+    assert run.checkpoint.stat().st_mtime_ns > first and run.config["rerun"] is False
+
+
+def test_rerun_forgets_an_unfinished_attempt(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5)
+        with pytest.raises(Stopped):
+            jobs.train(tiny())
+    steps: list[int] = []
+    draw = training.step_seed
+    monkeypatch.setattr(
+        training, "step_seed", lambda s, stream, n: (stream == "step" and steps.append(n), draw(s, stream, n))[1]
+    )
+    jobs.train(tiny("moco", "rerun=true"))
+    assert steps[0] == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_signals_save_at_the_next_step(number: int, tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_at(monkeypatch, 4, by=number)
+    with pytest.raises(SystemExit) as stopped:
+        jobs.train(tiny())
+    assert stopped.value.code == 75 and content(only(tiny()))["step"] == 5
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # restored for whoever called
+
+
+def test_sigterm_inside_slurm_saves_and_goes_on(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    saved: list[int] = []
+    save = training.State.save
+    monkeypatch.setattr(training.State, "save", lambda self: (saved.append(self.step), save(self))[1])
+    stop_at(monkeypatch, 4)
+    jobs.train(tiny())
+    assert saved == [5, 2 * PER_EPOCH]
+
+
+def test_nan_stops_with_its_step_and_keeps_the_last_good_checkpoint(
+    tiny: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = tiny("moco", "checkpoint_minutes=0")
+    draw, good = training.step_seed, {}
+
+    def drawn(seed: int, stream: str, step: int) -> int:
+        if stream == "step" and step == 7:
+            good.update(content(only(cfg)))
+            monkeypatch.setattr(torch.nn.functional, "cross_entropy", lambda logits, *_: logits.sum() * float("nan"))
+        return draw(seed, stream, step)
+
+    monkeypatch.setattr(training, "step_seed", drawn)
+    with pytest.raises(UserError, match=r"infinite or NaN at step 8: try a lower optimizer.lr"):
+        jobs.train(cfg)
+    assert only(cfg).state() == "failed"
+    assert_equal(content(only(cfg)), good)
+    assert good["step"] == 7
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "other"])
+def test_unusable_checkpoint_is_named_and_kept(damage: str, tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        stop_at(patch, 4)
+        with pytest.raises(Stopped):
+            jobs.train(tiny())
+    run = only(tiny())
+    if damage == "other":
+        saved = content(run)
+        saved["method"]["queue"] = torch.zeros(3, 128)
+        torch.save(saved, run.checkpoint)
+    else:
+        run.checkpoint.write_bytes(run.checkpoint.read_bytes()[: 2000 if damage == "cut" else 0])
+    before = run.checkpoint.read_bytes()
+    with pytest.raises(UserError, match=rf"{run.checkpoint} (is damaged|does not fit).*it is kept.*rerun=true"):
+        jobs.train(tiny())
+    assert run.checkpoint.read_bytes() == before
+    with pytest.raises(UserError, match="not done: train it to its end first"):
+        jobs.linear_eval(run, {"name": "cached"}, {"name": "none"})
+
+
+def test_full_disk_keeps_the_checkpoint_before(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    saves: list[int] = []
+    save = torch.save
+
+    def filling(what: Any, file: Any) -> None:
+        saves.append(what["step"])
+        save(what, file)
+        if len(saves) == 3:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", filling)
+    with pytest.raises(UserError, match="No space left on device.*free some space"):
+        jobs.train(tiny("moco", "checkpoint_minutes=0"))
+    run = only(tiny())
+    assert content(run)["step"] == 2 and not list(run.folder.glob(".checkpoint*"))
+
+
+def test_numbers_that_the_data_is_too_small_for_write_nothing(tiny: Make, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        jobs.train(tiny("moco", "batch_size=2000", "k=1500"))
+    assert "at most 1437" in str(error.value) and len(str(error.value).splitlines()) == 2
+    with pytest.raises(ValueError, match="m=2000 is more than the 1437 training images"):
+        jobs.train(tiny("npid", "m=2000"))
+    with pytest.raises(UserError, match="no setting foo: it takes"):
+        jobs.train(tiny("moco", "+optimizer.foo=3"))
+    with pytest.raises(UserError, match="device=cuda:7 is not here"):
+        jobs.train(tiny("moco", "device=cuda:7"))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_best_epoch_is_kept_beside_the_last(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([{"knn/top1": 50.0, "knn/top5": 90.0}, {"knn/top1": 40.0, "knn/top5": 91.0}])
+    monkeypatch.setattr(jobs, "knn_evaluation", lambda *_: lambda: next(scores))
+    assert jobs.train(tiny()) == 40.0
+    result = only(tiny()).result
+    assert result["knn/top1"] == 40.0 and result["best"] == {"knn/top1": 50.0, "epoch": 1}
+
+
+@pytest.mark.parametrize("protocol", ["cached", "augmented"])
+def test_linear_evaluation_joins_the_result_and_leaves_the_backbone_alone(protocol: str, tiny: Make) -> None:
+    cfg = tiny("moco", f"probe={protocol}", "probe.epochs=2", "linear_eval=true")
+    jobs.train(cfg)
+    run = only(cfg)
+    name = {"cached": "linear_cached", "augmented": "linear"}[protocol]
+    assert 10 < run.result[f"{name}/top1"] <= run.result[f"{name}/top5"] <= 100
+    assert run.metrics()[-1][f"{name}/top1"] == run.result[f"{name}/top1"]
+    before, value = run.checkpoint.read_bytes(), run.result[f"{name}/top1"]
+    arguments = {key: cfg[key] for key in ("probe", "tracker", "device", "seed")}
+    assert jobs.linear_eval(run, **arguments, rerun=True)[f"{name}/top1"] == value
+    assert run.checkpoint.read_bytes() == before
+
+
+def test_validation_holds_training_images_out(tiny: Make) -> None:
+    cfg = tiny("moco", "data.validation=0.1")
+    jobs.train(cfg)
+    result = only(cfg).result
+    assert result["evaluated_on"] == "validation"
+    assert result["train_images"] + result["test_images"] == 1437 and 140 <= result["test_images"] <= 147
+
+
+def test_step_learning_rates_reach_the_optimizer(tiny: Make) -> None:
+    cfg = tiny("moco", "optimizer.scale_lr=true", "optimizer.lr=0.4", "schedule.warmup_epochs=1")
+    jobs.train(cfg)
+    lrs = [line["train/lr"] for line in only(cfg).metrics()]
+    assert lrs[0] == pytest.approx(0.4 * 64 / 256) and 0 < lrs[1] < 0.01 * lrs[0]
+
+
+def test_provenance_names_versions_and_hardware(tiny: Make) -> None:
+    import json
+
+    jobs.train(tiny())
+    [attempt] = json.loads((only(tiny()).folder / "provenance.json").read_text())
+    assert attempt["packages"]["torch"] == torch.__version__.split("+")[0] and attempt["device"] == "cpu"
+    assert attempt["commit"] is None or len(attempt["commit"]) == 40
