@@ -1,5 +1,6 @@
 """Backbones: images [B, 3, H, W] -> features [B, num_features]. The projection head belongs to the method."""
 
+import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,16 +67,21 @@ def timm_backbone(architecture: str, **options: Any) -> nn.Module:
     """Any backbone of timm, pooled, without classifier and without pretrained weights; `options` go to its constructor.
 
     Raises:
-        ValueError: timm is not installed, or knows no such architecture.
+        ValueError: timm is not installed, or knows no such architecture, or the architecture no such option.
     """
     try:
         import timm
     except ImportError as error:
         raise ValueError("model=timm needs timm: pip install timm") from error
     if not timm.is_model(architecture):
-        near = ", ".join(timm.list_models(f"*{architecture[:6]}*")[:5]) or "see timm.list_models()"
-        raise ValueError(f"model.architecture={architecture} is not in timm: {near}")
-    return timm.create_model(architecture, pretrained=False, num_classes=0, **options)
+        near = ", ".join(difflib.get_close_matches(architecture, timm.list_models(), 5)) or "timm.list_models()"
+        raise ValueError(f"model.architecture={architecture} is not in timm: see {near}")
+    try:
+        model = timm.create_model(architecture, pretrained=False, num_classes=0, **options)
+    except TypeError as error:
+        raise ValueError(f"model.architecture={architecture} has no such setting: {error}") from error
+    model.num_features = model.head_hidden_size  # what comes out where a hidden layer follows the pooling (MobileNetV3)
+    return model
 
 
 def channels_last(model: nn.Module) -> nn.Module:

@@ -140,7 +140,9 @@ def test_hue_of_gray_black_and_pure_colours():
     gray = torch.tensor([0.0, 0.3, 1.0]).view(1, 1, 1, 3).expand(1, 3, 1, 3)
     torch.testing.assert_close(turn_hue(gray, torch.full((1, 1, 1, 1), 0.2)), gray)
     colours = torch.eye(3).view(1, 3, 1, 3)  # red, green, blue: a third of a turn makes each the next
-    torch.testing.assert_close(turn_hue(colours, torch.full((1, 1, 1, 1), 1 / 3)), colours.roll(1, 1), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        turn_hue(colours, torch.full((1, 1, 1, 1), 1 / 3)), colours.roll(1, 1), atol=1e-6, rtol=0
+    )
 
 
 @pytest.fixture
@@ -251,7 +253,8 @@ def measures(x: torch.Tensor) -> torch.Tensor:
 def test_moments_of_many_views_are_those_of_torchvisions_pipeline(photos):
     n = 10_000
     index = torch.arange(n) % len(photos)
-    settings = dict(crop=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, gray=0.2, solarize=0.1)  # torchvision's blur is slow
+    # Without blur: torchvision's is slow.
+    settings = dict(crop=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, gray=0.2, solarize=0.1)
     ours = measures(Augment(**NEUTRAL, **settings)(photos[index]))
     pipeline = transforms.Compose([
         transforms.RandomResizedCrop(32, scale=(0.2, 1.0)),

@@ -46,10 +46,18 @@ class SplitBatchNorm(_BatchNorm):
 
 
 def split_batch_norm(module: nn.Module, splits: int) -> None:
-    """Puts a SplitBatchNorm in place of every BatchNorm inside `module`, with its parameters and buffers."""
+    """Puts a SplitBatchNorm in place of every BatchNorm inside `module`, with its parameters and buffers.
+
+    Raises ValueError for a BatchNorm that does more than that, as some of timm's apply the activation too.
+    """
     for parent in list(module.modules()):
         for name, bn in parent.named_children():
             if isinstance(bn, _BatchNorm):
+                if type(bn).forward is not _BatchNorm.forward:
+                    raise ValueError(
+                        f"splits={splits} cannot split this model's {type(bn).__name__}, which does more than BatchNorm: "
+                        "choose splits=1, or another model"
+                    )
                 assert bn.affine and bn.track_running_stats
                 split = SplitBatchNorm(bn.num_features, splits, bn.eps, bn.momentum).to(bn.weight.device)
                 split.load_state_dict(bn.state_dict())
