@@ -190,6 +190,9 @@ def check(composed: Any, schema: type[BaseModel] = Config, *, fold: bool = False
                 problems.append(f"{key}={value} is not used by method={method.get('name')}: leave {key} out")
             elif key not in unused and value is None:
                 problems.append(f"method={method.get('name')} needs a value for {key}")
+        batch, splits = composed.get("batch_size"), method.get("splits")
+        if isinstance(batch, int) and isinstance(splits, int) and splits > 0 and batch % splits:
+            problems.append(f"batch_size={batch} is no multiple of method.splits={splits}: give another, or method.splits=1")
     if problems:
         raise UserError("\n".join(problems))
     return checked
