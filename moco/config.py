@@ -156,6 +156,7 @@ class LinearEval(Section):
     """Keys of linear_eval.py."""
 
     run: str | None = Field(description="id or folder of a finished run")
+    sweep: str | None = Field(description="a sweep: each of its finished runs that lacks it, through hydra/launcher")
     runs_dir: str = Field(min_length=1, description="where runs' folders lie")
     device: str = Field(pattern=DEVICE, description="auto, cpu, cuda, cuda:1 or mps")
     seed: int = Field(ge=0, description="of the classifier, its data order and views")
@@ -192,7 +193,9 @@ def check(composed: Any, schema: type[BaseModel] = Config, *, fold: bool = False
                 problems.append(f"method={method.get('name')} needs a value for {key}")
         batch, splits = composed.get("batch_size"), method.get("splits")
         if isinstance(batch, int) and isinstance(splits, int) and splits > 0 and batch % splits:
-            problems.append(f"batch_size={batch} is no multiple of method.splits={splits}: give another, or method.splits=1")
+            problems.append(
+                f"batch_size={batch} is no multiple of method.splits={splits}: give another, or method.splits=1"
+            )
     if problems:
         raise UserError("\n".join(problems))
     return checked

@@ -56,6 +56,21 @@ def _task(values: Mapping[str, Any], fold: bool) -> Task:
     return Task(Run(Path(cfg["runs_dir"]).absolute() / folder_name(cfg)), "train", cfg)
 
 
+def linear_tasks(cfg: dict[str, Any]) -> list[Task]:
+    """Linear evaluation of every finished run of the sweep that `cfg` (of linear_eval.py) names.
+
+    Raises:
+        UserError: there is no such sweep, or nothing in it is finished.
+    """
+    runs = Sweep(cfg["runs_dir"], cfg["sweep"]).runs()
+    done = [run for run in runs if run.result]
+    if len(done) < len(runs):
+        print(f"{len(runs) - len(done)} of {len(runs)} runs of sweep {cfg['sweep']} are not done: they are left out")
+    if not done:
+        raise UserError(f"no run of sweep {cfg['sweep']} is done: look at python -m moco status {cfg['sweep']}")
+    return label([Task(run, "linear_eval", cfg) for run in done])
+
+
 def label(tasks: list[Task]) -> list[Task]:
     """Gives each task the settings in which it differs from the others, as people would type them."""
     flats = [settings(t.arguments if t.what == "train" else t.run.config) for t in tasks]
@@ -108,7 +123,7 @@ def launch(tasks: list[Task], options: Mapping[str, Any], sweep: Sweep, rerun: b
     start, waiting = plan(tasks, rerun)
     sweep.record([task.run.folder.name for task in tasks])
     for task in start:
-        if rerun:
+        if rerun and task.what == "train":
             task.run.clear()
         task.freeze()
     done = len(tasks) - len(start) - len(waiting)

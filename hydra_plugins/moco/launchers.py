@@ -84,6 +84,7 @@ class MocoLauncher(Launcher):
         name = self.options["sweep"] or self.config.hydra.runtime.choices.get("sweeps") or _swept(job_overrides)
         sweep = Sweep(self.config.runs_dir, name)
         ends = launching.launch(tasks, self.options, sweep, rerun=bool(self.config.rerun))
+        self.exit_code = launching.exit_code(ends)
         return [self._returned(task, list(o), ends[task.run.folder]) for task, o in zip(tasks, job_overrides)]
 
     def _compose(self, overrides: Sequence[str]) -> dict[str, Any]:

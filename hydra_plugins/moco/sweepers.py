@@ -6,7 +6,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
@@ -46,8 +46,8 @@ class GridSweeper(Sweeper):
             for line in str(error).splitlines():
                 print(f"error: {line}", file=sys.stderr)
             sys.exit(1)
-        if any(r.status == JobStatus.FAILED for r in returns):
-            sys.exit(1)
+        if self.launcher.exit_code:
+            sys.exit(self.launcher.exit_code)
         return returns
 
 

@@ -1,0 +1,202 @@
+"""Sweeps on this machine: slots, claims, kills, Ctrl-C. Real processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ENVIRONMENT, METHODS, ROOT, TINY, python
+
+from moco import launching
+from moco.config import UserError
+
+TRAIN = str(ROOT / "train.py")
+SHORT = [*METHODS["moco"], *[word for word in TINY if not word.startswith("epochs")], "epochs=1"]
+LONG = [*SHORT, "epochs=300", "eval_every=300", "checkpoint_minutes=0.01"]
+
+
+def sweep(*words: str, cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, TRAIN, "-m", *words], cwd=cwd, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def claims(cwd: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in cwd.glob("runs/*/claim.json")]
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
+    deadline = time.time() + seconds
+    while not (found := condition()):
+        assert time.time() < deadline, "waited in vain"
+        time.sleep(0.1)
+    return found
+
+
+def lines(cwd: Path) -> int:
+    return sum(len(path.read_text().splitlines()) for path in cwd.glob("runs/*/metrics.jsonl"))
+
+
+def overlap(spans: list[tuple[float, float]]) -> int:
+    """The most spans that hold at one moment."""
+    edges = sorted([(start, 1) for start, _ in spans] + [(end, -1) for _, end in spans])
+    height = most = 0
+    for _, step in edges:
+        height += step
+        most = max(most, height)
+    return most
+
+
+def test_eight_points_on_two_slots(tmp_path: Path) -> None:
+    answer = python(TRAIN, "-m", *SHORT, "seed=range(8)", "hydra.launcher.devices=[4,6]", cwd=tmp_path)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    held = claims(tmp_path)
+    assert len(held) == 8 and {c["ended"] for c in held} == {"done"}
+    assert overlap([(c["started"], c["finished"]) for c in held]) == 2
+    assert {c["slot"] for c in held} == {"4.0", "6.0"} and {c["visible"] for c in held} == {"4", "6"}
+    for slot in ("4.0", "6.0"):
+        assert overlap([(c["started"], c["finished"]) for c in held if c["slot"] == slot]) == 1
+        assert {c["visible"] for c in held if c["slot"] == slot} == {slot[0]}
+
+
+def test_killed_launcher_and_the_same_command_again(tmp_path: Path) -> None:
+    words = [*LONG, "epochs=40", "seed=0,1,2", "hydra.launcher.devices=cpu"]
+    launcher = sweep(*words, cwd=tmp_path)
+    wait_for(lambda: lines(tmp_path) >= 3)
+    launcher.kill()
+    launcher.communicate()
+    # The job notices that its launcher is gone, saves and stops.
+    wait_for(lambda: [c["ended"] for c in claims(tmp_path)] == ["stopped"], 30)
+    first = lines(tmp_path)
+    again = python(TRAIN, "-m", *words, cwd=tmp_path)
+    assert again.returncode == 0 and "3 points, 0 done" in again.stdout, again.stdout + again.stderr
+    for path in tmp_path.glob("runs/*/metrics.jsonl"):
+        assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == list(range(1, 41))
+    attempts = sorted(len(json.loads(p.read_text())) for p in tmp_path.glob("runs/*/provenance.json"))
+    assert attempts == [1, 1, 2] and first >= 3
+    third = python(TRAIN, "-m", *words, cwd=tmp_path)
+    assert "3 points, 3 done, 0 running elsewhere, 0 to start" in third.stdout
+
+
+def test_two_launchers_at_once_train_each_point_once(tmp_path: Path) -> None:
+    words = [*SHORT, "seed=range(4)", "epochs=8", "hydra.launcher.devices=cpu"]
+    both = [sweep(*words, cwd=tmp_path) for _ in range(2)]
+    outputs = [launcher.communicate(timeout=240)[0] for launcher in both]
+    assert [launcher.returncode for launcher in both] == [0, 0], outputs
+    attempts = [len(json.loads(p.read_text())) for p in tmp_path.glob("runs/*/provenance.json")]
+    assert attempts == [1] * 4, outputs
+    assert {c["ended"] for c in claims(tmp_path)} == {"done"}
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    words = [*LONG, "epochs=60", "seed=0,1", "hydra.launcher.devices=cpu", "hydra.launcher.jobs_per_device=2"]
+    launcher = sweep(*words, cwd=tmp_path)
+    wait_for(lambda: lines(tmp_path) >= 4 and len(list(tmp_path.glob("runs/*/metrics.jsonl"))) == 2)
+    os.killpg(launcher.pid, signal.SIGINT)  # as a terminal does: the launcher, the controllers and the jobs get it
+    output = launcher.communicate(timeout=60)[0]
+    assert launcher.returncode == 75, output
+    assert {c["ended"] for c in claims(tmp_path)} == {"stopped"}
+    assert len(list(tmp_path.glob("runs/*/checkpoint.pt"))) == 2
+    assert not [c for c in claims(tmp_path) if Path(f"/proc/{c['pid']}").exists()]
+    again = python(TRAIN, "-m", *words, cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert [len(json.loads(p.read_text())) for p in tmp_path.glob("runs/*/provenance.json")] == [2, 2]
+
+
+def test_closed_terminal_does_not_end_the_sweep(tmp_path: Path) -> None:
+    launcher = sweep(*SHORT, "seed=0,1", cwd=tmp_path)
+    wait_for(lambda: claims(tmp_path))
+    os.killpg(launcher.pid, signal.SIGHUP)
+    assert launcher.stdout
+    launcher.stdout.close()
+    assert launcher.wait(120) == 0
+    assert len(list(tmp_path.glob("runs/*/result.json"))) == 2
+
+
+def test_one_failure_stops_no_other_and_is_listed(tmp_path: Path) -> None:
+    words = [*SHORT, "optimizer.lr=0.01,1e30,0.02", "hydra.launcher.devices=cpu"]
+    answer = python(TRAIN, "-m", *words, cwd=tmp_path)
+    assert answer.returncode == 1 and len(list(tmp_path.glob("runs/*/result.json"))) == 2
+    assert "failed: optimizer.lr=1e+30" in answer.stderr and "infinite or NaN at step" in answer.stderr
+    status = python("-m", "moco", "status", "optimizer.lr", cwd=tmp_path)
+    assert "2 done, 1 failed" in status.stdout
+    rest = python(TRAIN, "-m", *SHORT, "optimizer.lr=1e30,2e30,0.03", "hydra.launcher.fail_fast=1", cwd=tmp_path)
+    assert rest.returncode == 1 and len(list(tmp_path.glob("runs/*/result.json"))) == 2
+
+
+def test_killed_and_out_of_memory_points_beside_one_that_finishes(tmp_path: Path) -> None:
+    launcher = sweep(*LONG, "seed=0,1", "hydra.launcher.jobs_per_device=2", "hydra.launcher.devices=cpu", cwd=tmp_path)
+    wait_for(lambda: len(list(tmp_path.glob("runs/*/metrics.jsonl"))) == 2)
+    os.kill(claims(tmp_path)[0]["pid"], signal.SIGKILL)
+    other = claims(tmp_path)[1]["pid"]
+    wait_for(lambda: "1 killed" in python("-m", "moco", "status", cwd=tmp_path).stdout, 30)
+    assert Path(f"/proc/{other}").exists()
+    cancelled = python("-m", "moco", "cancel", "seed", cwd=tmp_path)
+    assert f"launcher {launcher.pid} told to stop" in cancelled.stdout
+    output = launcher.communicate(timeout=60)[0]
+    assert launcher.returncode == 1 and "killed: seed=" in output
+
+
+def test_bad_points_are_listed_together_and_nothing_is_written(tmp_path: Path) -> None:
+    answer = python(TRAIN, "-m", *SHORT, "temperature=0.1,-1,0", "m=64,-5", cwd=tmp_path)
+    assert answer.returncode == 1 and list(tmp_path.iterdir()) == []
+    assert (
+        answer.stderr.count("temperature=-1 should be greater than 0") == 2 and answer.stderr.count("m=-5 should") == 3
+    )
+
+
+def test_sweep_files(tmp_path: Path) -> None:
+    dry = python(TRAIN, "sweeps=temperature", "hydra.launcher.dry_run=true", cwd=tmp_path)
+    assert dry.returncode == 0 and dry.stdout.count("start") == 6 and "temperature=0.05" in dry.stdout
+    fewer = python(
+        TRAIN, "sweeps=temperature", "temperature=0.3,0.4", "seed=0,1", "hydra.launcher.dry_run=true", cwd=tmp_path
+    )
+    assert fewer.stdout.count("start") == 4 and "temperature=0.3" in fewer.stdout
+    assert list(tmp_path.iterdir()) == []
+    unknown = python(TRAIN, "sweeps=temprature", cwd=tmp_path)
+    assert unknown.returncode == 1 and "temperature" in unknown.stderr and "queue" in unknown.stderr
+    nowhere = python(TRAIN, "-m", "seed=0,1", "runs_dir=/proc/nowhere", cwd=tmp_path)
+    assert nowhere.returncode == 1 and "runs_dir=/proc/nowhere cannot be written" in nowhere.stderr
+    assert len(nowhere.stderr.splitlines()) == 1
+
+
+def test_methods_that_lack_a_key_fold_into_one_run(tmp_path: Path) -> None:
+    dry = python(TRAIN, "-m", "method=moco,simclr", "m=1024,4096", "hydra.launcher.dry_run=true", cwd=tmp_path)
+    rows = dry.stdout.splitlines()[1:]
+    assert len({row.split()[0] for row in rows}) == 3 and sum("method=simclr" in row for row in rows) in (1, 2)
+
+
+def test_sweep_of_linear_evaluations(tmp_path: Path) -> None:
+    trained = python(TRAIN, "-m", *SHORT, "seed=0,1", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    words = [str(ROOT / "linear_eval.py"), "sweep=seed", "probe=cached", "probe.epochs=2", "tracker=none", "device=cpu"]
+    answer = python(*words, cwd=tmp_path)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    results = [json.loads(p.read_text()) for p in tmp_path.glob("runs/*/result.json")]
+    assert len(results) == 2 and all("linear_cached/top1" in r for r in results)
+    again = python(*words, cwd=tmp_path)
+    assert again.returncode == 0 and "2 points, 2 done" in again.stdout
+
+
+def test_equal_points_share_a_task(tiny: Callable[..., dict[str, Any]]) -> None:
+    points = [
+        ("a", lambda: tiny("moco", "temperature=0.2")),
+        ("b", lambda: tiny("moco", "temperature=0.20")),
+        ("c", tiny),
+    ]
+    tasks = launching.preflight(points)
+    assert len(tasks) == 3 and len(launching.unique(tasks)) == 2
+    assert tasks[0].label == "temperature=0.2" and tasks[2].label == "temperature=0.1"
+
+    def broken() -> dict[str, Any]:
+        raise ValueError("no such choice")
+
+    with pytest.raises(UserError, match="d: no such choice"):
+        launching.preflight([*points, ("d", broken)])
