@@ -1,4 +1,4 @@
-"""python -m moco status | logs | cancel | table | export: everything that reads runs."""
+"""python -m moco status | logs | cancel | table | plot | export: everything that reads runs."""
 
 import argparse
 import os
@@ -55,7 +55,17 @@ def cancel(arguments: argparse.Namespace) -> None:
 
 
 def table(arguments: argparse.Namespace) -> None:
-    print(results.render(results.table(selected(arguments)), arguments.format))
+    text = results.render(results.table(selected(arguments)), arguments.format)
+    if arguments.into:
+        results.rewrite_block(arguments.into, text)
+    else:
+        print(text)
+
+
+def plot(arguments: argparse.Namespace) -> None:
+    from moco import plots
+
+    plots.curves(selected(arguments), arguments.out)
 
 
 def export(arguments: argparse.Namespace) -> None:
@@ -83,7 +93,14 @@ def parser() -> argparse.ArgumentParser:
     one = commands.add_parser("table", help="the result table of all finished runs, or of those named")
     one.add_argument("names", nargs="*", help=NAMES)
     one.add_argument("--format", choices=results.FORMATS, default="markdown")
+    one.add_argument(
+        "--into", type=Path, metavar="FILE", help="replace what stands between the marks in a Markdown file"
+    )
     one.set_defaults(call=table)
+    one = commands.add_parser("plot", help="learning curves as png, pdf or svg")
+    one.add_argument("names", nargs="*", help=NAMES)
+    one.add_argument("-o", "--out", type=Path, default=Path("curves.png"), help="the file (default: curves.png)")
+    one.set_defaults(call=plot)
     one = commands.add_parser("export", help="a run's backbone for plain torchvision or timm")
     one.add_argument("name", help="id or folder")
     one.add_argument("--to", choices=("torchvision", "safetensors"), default="torchvision")

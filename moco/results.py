@@ -7,11 +7,13 @@ import csv
 import io
 import json
 import statistics
+import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from moco.config import UserError
-from moco.runs import NOT_IDENTITY, Run
+from moco.runs import NOT_IDENTITY, Run, write_atomic
 
 PROTOCOLS = {"knn": "kNN", "linear": "Linear", "linear_cached": "Linear (cached)"}
 PUBLISHED = {"kNN": "knn", "Linear": "linear"}
@@ -21,6 +23,7 @@ COLUMNS = {
     "momentum": "Momentum", "batch_size": "Batch", "epochs": "Epochs", "temperature": "tau", "k": "K",
 }  # fmt: skip
 FORMATS = ("markdown", "csv", "latex", "json")
+Finished = tuple[dict[str, Any], Run, dict[str, Any]]  # flat configuration, run, result
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -58,8 +61,8 @@ def table(runs: Iterable[Run]) -> list[dict[str, Any]]:
     Top-1, Top-5 and Best hold {"mean", "std", "n"} in percent over the seeds of a configuration; Best is the best epoch's
     kNN, never what counts.
     """
-    done = [(settings(run.config), run, result) for run in runs if (result := run.result)]
-    groups: dict[str, list[tuple[dict[str, Any], Run, dict[str, Any]]]] = {}
+    done = [finished for run in runs if (finished := _finished(run))]
+    groups: dict[str, list[Finished]] = {}
     for flat, run, result in done:
         groups.setdefault(json.dumps({**flat, "seed": None}, sort_keys=True), []).append((flat, run, result))
     hidden = {
@@ -75,28 +78,45 @@ def table(runs: Iterable[Run]) -> list[dict[str, Any]]:
     return rows
 
 
-def _typed(key: str, done: Sequence[tuple[dict[str, Any], Run, dict[str, Any]]]) -> bool:
+def _finished(run: Run) -> Finished | None:
+    """What the table needs of a finished run; a damaged or foreign one is named and left out."""
+    if (result := run.result) is None:
+        return None
+    try:
+        flat = settings(run.config)
+        lacking = [key for key in ("method.name", "model.name", "data.name") if key not in flat]
+        lacking += [key for key in ("knn/top1", "params", "multiply_adds") if key not in result]
+        if lacking:
+            raise UserError(f"{run.folder} lacks {', '.join(lacking)}")
+    except (UserError, TypeError) as error:
+        print(f"warning: left out of the table: {error}", file=sys.stderr)
+        return None
+    return flat, run, result
+
+
+def _typed(key: str, done: Sequence[Finished]) -> bool:
     """Whether the key varies among runs that share the choice of its group."""
     group = key.partition(".")[0]
     seen: dict[Any, str] = {}
     if "." not in key or key.endswith(".name"):
         return True
     return any(
-        seen.setdefault(flat[f"{group}.name"], json.dumps(flat[key])) != json.dumps(flat[key])
+        seen.setdefault(flat.get(f"{group}.name"), json.dumps(flat[key])) != json.dumps(flat[key])
         for flat, _, _ in done
         if key in flat
     )
 
 
-def _rows(members: Sequence[tuple[dict[str, Any], Run, dict[str, Any]]], extra: Sequence[str]) -> list[dict[str, Any]]:
+def _rows(members: Sequence[Finished], extra: Sequence[str]) -> list[dict[str, Any]]:
     """The rows of one configuration: a row a protocol, each followed by the published one where there is one."""
-    flat, first, result = members[0]
-    recipe = first.config.get("recipe") or {}
+    flat = members[0][0]
+    recipe = next(filter(None, (run.config.get("recipe") for _, run, _ in members)), {})
     rows = []
     for prefix, protocol in PROTOCOLS.items():
         scored = [r for _, _, r in members if f"{prefix}/top1" in r]
         if not scored:
             continue
+        paths, result = [run.folder.name for _, run, r in members if f"{prefix}/top1" in r], scored[0]
         part = "" if prefix == "knn" else "_backbone"
         classifier = result.get("probes", {}).get(prefix.replace("linear_", "").replace("linear", "augmented"), {})
         head = classifier.get("params_classifier", 0) if part else 0
@@ -111,7 +131,7 @@ def _rows(members: Sequence[tuple[dict[str, Any], Run, dict[str, Any]]], extra: 
             "Top-5": spread([r[f"{prefix}/top5"] for r in scored]),
         }
         best = [r["best"]["knn/top1"] for r in scored] if prefix == "knn" else []
-        row |= {"Best": spread(best) if best else None, "path": " ".join(run.folder.name for _, run, _ in members)}
+        row |= {"Best": spread(best) if best else None, "path": " ".join(paths)}
         rows.append(row)
         numbers = recipe.get(PUBLISHED.get(protocol, ""))
         if numbers:
@@ -163,7 +183,8 @@ def render(rows: Sequence[Mapping[str, Any]], form: str) -> str:
 
 def _latex(names: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     """A booktabs tabular."""
-    escapes = {c: "\\" + c for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "±": r"$\pm$"}
+    escapes = {c: "\\" + c for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
+    escapes |= {"^": r"\textasciicircum{}", "±": r"$\pm$"}
     line = lambda texts: " & ".join("".join(escapes.get(c, c) for c in text) for text in texts) + r" \\"  # noqa: E731
     head = [
         r"\begin{tabular}{" + "l" * len(names) + "}",
@@ -172,3 +193,22 @@ def _latex(names: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
         r"\midrule",
     ]
     return "\n".join([*head, *map(line, cells), r"\bottomrule", r"\end{tabular}"])
+
+
+MARKS = ("<!-- table -->", "<!-- /table -->")
+
+
+def rewrite_block(path: Path, text: str) -> None:
+    """Puts the text between the marks in the Markdown file at `path`.
+
+    Raises:
+        UserError: there is no such file, or it has no such marks.
+    """
+    try:
+        before, _, rest = path.read_text().partition(MARKS[0])
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+    _, mark, after = rest.partition(MARKS[1])
+    if not mark:
+        raise UserError(f"{path} has no {MARKS[0]} followed by {MARKS[1]}: write both where the table should stand")
+    write_atomic(path, f"{before}{MARKS[0]}\n{text}\n{mark}{after}")
