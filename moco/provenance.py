@@ -1,6 +1,7 @@
 """Where a result came from: commit and diff, package versions, hardware."""
 
 import hashlib
+import json
 import platform
 import shutil
 import subprocess
@@ -13,10 +14,14 @@ from moco.config import UserError
 
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "wandb", "submitit", "timm")
 ROOT = Path(__file__).parents[1]
+FROZEN = ROOT / "snapshot.json"  # in a snapshot: the git_state that it was made from
 
 
 def git_state() -> tuple[str | None, str]:
     """The commit of this code and its uncommitted changes, (None, "") outside a checkout."""
+    if FROZEN.exists():
+        commit, diff = json.loads(FROZEN.read_text())
+        return commit, diff
     try:
         run = lambda *a: subprocess.run(["git", "-C", str(ROOT), *a], capture_output=True, text=True, check=True).stdout  # noqa: E731
         return run("rev-parse", "HEAD").strip(), run("diff", "HEAD")
@@ -41,6 +46,7 @@ def snapshot(folder: Path) -> Path:
             if (ROOT / name).is_file():  # a file deleted since the last commit is tracked still
                 (aside / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, aside / name)
+        (aside / FROZEN.name).write_text(json.dumps([commit, diff]))
         aside.rename(target)
     return target
 

@@ -1,6 +1,7 @@
 """Where tasks run: device slots of this machine, or SLURM's job arrays, both through submitit."""
 
 import contextlib
+import io
 import os
 import shutil
 import signal
@@ -187,7 +188,9 @@ class SlurmQueue:
                     f"{program} is not on PATH: start from a login node of the cluster, or use hydra/launcher=local"
                 )
         if options["fail_fast"] and not options["wait"]:
-            raise UserError("hydra.launcher.fail_fast on SLURM takes a launcher that stays: add hydra.launcher.wait=true")
+            raise UserError(
+                "hydra.launcher.fail_fast on SLURM takes a launcher that stays: add hydra.launcher.wait=true"
+            )
 
     def run(self, start: Sequence[Task], waiting: Sequence[Task]) -> dict[Path, str]:
         """Submits the tasks; follows them to their ends where wait=true."""
@@ -234,8 +237,10 @@ class SlurmQueue:
         executor = submitit.SlurmExecutor(self.sweep.folder / "jobs", max_num_timeout=1000)
         executor.update_parameters(**self._parameters(len(tasks)))
         size, submitted = slurm.max_array_size(), []
+        path = python_path(self.options, self.sweep)
         try:
-            with environment(PYTHONPATH=python_path(self.options, self.sweep)):
+            # submitit prints what sbatch says, which the message below says once.
+            with environment(PYTHONPATH=path), contextlib.redirect_stderr(io.StringIO()):
                 slurm.forget_job()
                 for i in range(0, len(tasks), size):
                     with executor.batch():
@@ -243,11 +248,12 @@ class SlurmQueue:
                     for task, job in part:
                         submitted.append(job.job_id)
                         task.run.note_job(job.job_id, job.paths.stdout, "slurm", self.sweep.name)
-        except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
+        except BaseException as error:  # Ctrl-C too: no half of a sweep stays in the queue
             slurm.cancel_jobs(submitted)
-            reason = str(error).strip().splitlines()[-1]
+            if not isinstance(error, FailedJobError | FailedSubmissionError):
+                raise
             undone = f"; the {len(submitted)} jobs before it were cancelled" if submitted else ""
-            raise UserError(f"sbatch refused: {reason}{undone}") from error
+            raise UserError(f"sbatch refused: {slurm.refusal(str(error))}{undone}") from error
 
     def _parameters(self, n: int) -> dict[str, Any]:
         """sbatch's parameters, under submitit's names."""

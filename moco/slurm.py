@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from moco.config import UserError
 from moco.runs import HEARTBEAT, Run
 
-SILENT = 2.5 * HEARTBEAT  # so long without a heartbeat, a holder whose job is gone is dead
+SILENT = 2.5 * HEARTBEAT  # so long without a heartbeat, a holder whose job is unknown is dead
+ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
 NO_MEMORY = re.compile("oom.kill|out of memory|exceeded memory limit", re.IGNORECASE)
 
 
@@ -77,14 +78,15 @@ def queued(runs: Iterable[Run]) -> dict[str, dict[str, str]]:
 def corrected(run: Run, state: str, queue: Mapping[str, Mapping[str, str]]) -> str:
     """A state read off the disk, put right by SLURM's queue: that knows of a dead job before its heartbeat is stale.
 
-    queued: it waits there, for the first time or again. killed: its job is gone and the heartbeat late, which leaves out
-    what runs under another account or cluster.
+    queued: it waits there, for the first time or again. killed: its job has ended, or nothing is known of it any more (or
+    here: it may be another cluster's) and its heartbeat is late.
     """
     holder, job = run.holder() or {}, run.job() or {}
     if state == "running" and holder.get("queue") == "slurm" and shutil.which("squeue"):
         entry = queue.get(holder["job"])
         if entry is None:
-            return "killed" if run.silence() > SILENT else state
+            end = slurm_end(holder["job"])
+            return "killed" if end in ENDED or (end is None and run.silence() > SILENT) else state
         return "queued" if entry["state"] == "PENDING" else state
     if state not in ("done", "running") and (entry := queue.get(job.get("job", ""))):
         return "queued" if entry["state"] == "PENDING" else entry["state"].lower()
@@ -97,12 +99,23 @@ def explain(run: Run, state: str) -> str:
     Under srun SLURM's own state of a job that ran out of memory is FAILED; its log tells.
     """
     job = run.job()
-    if state == "killed" and any(NO_MEMORY.search(line) for line in run.log_tail(20)):
+    if state not in ("killed", "pending") or not job or job["queue"] != "slurm":
+        return state
+    if any(NO_MEMORY.search(line) for line in run.log_tail(20)):
         return "out of memory"
-    if state not in ("killed", "pending") or not job or job["queue"] != "slurm" or shutil.which("squeue") is None:
+    if shutil.which("squeue") is None:
         return state
     end = (slurm_end(job["job"]) or "").lower().replace("_", " ")
     return {"timeout": "timed out", "": state, "failed": "killed", "completed": state}.get(end, end)
+
+
+def refusal(text: str) -> str:
+    """Why sbatch refused, in one line, with the partitions there are where it is about one."""
+    reason = (text.strip() or "it does not say why").splitlines()[-1].removeprefix("sbatch: error: ")
+    if "partition" in reason.lower():
+        with contextlib.suppress(UserError):
+            reason += f"; there are {', '.join(_client('sinfo', '--noheader', '--format=%R').split())}"
+    return reason
 
 
 def cancel_jobs(jobs: Sequence[str]) -> None:

@@ -151,6 +151,7 @@ class Cluster:
             self._spawn("munge", "munged", "--foreground", "--force", f"--socket={socket_file}", *files)
             wait_until(socket_file.exists, 5, "munged's socket")
             self._spawn("ctl", "slurmctld", "-D", "-f", self.env["SLURM_CONF"])
+            self.started = time.monotonic()
             for node in NODES:
                 self.start_node(node)
             wait_until(self._up, 15, "both nodes to be idle")
