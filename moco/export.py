@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from moco.building import load_encoder
 from moco.config import UserError
-from moco.jobs import load_encoder
 from moco.runs import Run
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from moco.building import Parts, check_sizes, knn_evaluation, load_encoder
 from moco.config import LABELS, UserError, build, named
 from moco.runs import Run, folder_name, write_atomic
 
@@ -50,83 +51,6 @@ def summary(result: Mapping[str, Any]) -> str:
     return ", ".join(shown) + " (top-1 / top-5, %)"
 
 
-class Parts:
-    """What training and linear evaluation build alike: data on the device, backbone, views, precision."""
-
-    def __init__(self, cfg: Mapping[str, Any], device: str):
-        import torch
-
-        from moco.model import channels_last
-
-        self.cfg, self.device = cfg, choose_device(device)
-        data = build(cfg["data"] | {"validation": None, "mean": None, "std": None})
-        self.data = data.hold_out(cfg["data"]["validation"]) if cfg["data"]["validation"] else data
-        torch.manual_seed(cfg["seed"])
-        self.encoder: Any = channels_last(build(cfg["model"]))
-        self.data = self.data.to(self.device)
-        self.bf16 = choose_bf16(cfg["precision"], self.device)
-
-    def views(self, **changes: Any) -> Any:
-        """The augmentation of the configuration, or with other values."""
-        section = dict(self.cfg["augment"]) | changes
-        mean, std = [0.0] * 3, [1.0] * 3
-        if section.pop("normalize"):
-            given = self.cfg["data"]["mean"], self.cfg["data"]["std"]
-            mean, std = given if all(given) else self.data.moments()
-        return build(section, mean=mean, std=std)
-
-    def autocast(self) -> Any:
-        import torch
-
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
-
-
-def choose_device(name: str) -> Any:
-    """The torch device of that name; auto takes CUDA, then MPS, then the CPU.
-
-    Raises:
-        UserError: there is no such device.
-    """
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    device = torch.device(name)
-    present = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}[device.type]
-    if (device.index or 0) >= present:
-        raise UserError(f"device={name} is not here ({present} of its kind): give device=auto or device=cpu")
-    return device
-
-
-def choose_bf16(precision: str, device: Any) -> bool:
-    """Whether to compute in bfloat16: as asked, or where the hardware has units for it."""
-    import torch
-
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def check_sizes(cfg: Mapping[str, Any], data: Any) -> None:
-    """Refuses numbers that the data set is too small for.
-
-    Raises:
-        UserError: a line for each.
-    """
-    n, bank = len(data.train_images), len(data.labelled()[1])
-    problems = []
-    if cfg["batch_size"] > n:
-        problems.append(f"batch_size={cfg['batch_size']} is more than the {n} training images: give at most {n}")
-    if cfg["k"] > bank:
-        problems.append(f"k={cfg['k']} is more than the {bank} labelled training images that vote: give at most {bank}")
-    if len(data.test_images) == 0:
-        problems.append(f"data.validation={cfg['data']['validation']} leaves no image to evaluate on: give more")
-    if problems:
-        raise UserError("\n".join(problems))
-
-
 def _train(cfg: dict[str, Any], run: Run, details: Mapping[str, Any]) -> dict[str, Any]:
     """Builds, trains, evaluates and writes result.json; nothing is written before all has been built."""
     import torch
@@ -147,6 +71,10 @@ def _train(cfg: dict[str, Any], run: Run, details: Mapping[str, Any]) -> dict[st
             num_images=len(parts.data.train_images),
             steps=cfg["epochs"] * per_epoch,
         ).to(parts.device)
+        if cfg["compile"]:
+            for name, part in method.named_children():
+                if name.endswith("encoder"):  # the key encoder too
+                    part.compile()
         section = dict(cfg["optimizer"])
         if section.pop("scale_lr"):
             section["lr"] = optim.scaled_lr(section["lr"], cfg["batch_size"])
@@ -197,32 +125,6 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def knn_evaluation(cfg: Mapping[str, Any], parts: Parts, method: Any, views: Any) -> Callable[[], dict[str, float]]:
-    """A function that scores the method's backbone and head by weighted kNN, top-1 and top-5 in percent."""
-    from moco import evaluation
-
-    bank, labels = parts.data.labelled()
-
-    def encode(x: Any) -> tuple[Any, Any]:
-        with parts.autocast():
-            h = method.encoder(x)
-            return h, method.head(h)
-
-    def evaluate() -> dict[str, float]:
-        with evaluation.eval_mode(method):
-            banks = evaluation.features(encode, bank, views.clean)
-            queries = evaluation.features(encode, parts.data.test_images, views.clean)
-        metrics = {}
-        for name, b, q in zip(("knn", "knn_head"), banks, queries):
-            metrics[f"{name}/top1"], metrics[f"{name}/top5"] = evaluation.knn(
-                b, labels, q, parts.data.test_labels, k=cfg["k"], temperature=cfg["knn_temperature"],
-                num_classes=len(parts.data.classes),
-            )  # fmt: skip
-        return metrics
-
-    return evaluate
-
-
 def _result(cfg: Mapping[str, Any], run: Run, parts: Parts, method: Any, state: Any) -> dict[str, Any]:
     """The last epoch is what counts; the best is kept beside it."""
     import torch
@@ -241,26 +143,6 @@ def _result(cfg: Mapping[str, Any], run: Run, parts: Parts, method: Any, state: 
         "evaluated_on": "validation" if cfg["data"]["validation"] else "test",
         "seconds": round(state.seconds, 1), "finished": _now(),
     }  # fmt: skip
-
-
-def load_encoder(run: Run, cfg: Mapping[str, Any]) -> Any:
-    """The run's backbone on the CPU, loaded strictly from its checkpoint.
-
-    Raises:
-        UserError: no checkpoint, a damaged one, or one of another shape.
-    """
-    from moco.training import load_checkpoint
-
-    encoder = build(cfg["model"])
-    content = load_checkpoint(run.checkpoint)["method"]
-    prefix = "encoder."
-    weights = {key[len(prefix) :]: value for key, value in content.items() if key.startswith(prefix)}
-    try:
-        encoder.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = str(error).replace("\n", " ")[:160]
-        raise UserError(f"{run.checkpoint} does not fit its config.yaml ({reason}): it is kept") from error
-    return encoder
 
 
 def linear_eval(

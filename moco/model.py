@@ -6,8 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet
-from torchvision.models.resnet import BasicBlock
 
 
 def torchvision_resnet(architecture: str, stem: str) -> nn.Module:
@@ -20,6 +18,8 @@ def torchvision_resnet(architecture: str, stem: str) -> nn.Module:
     Raises:
         ValueError: torchvision has no such ResNet, or another stem.
     """
+    from torchvision.models import resnet  # takes seconds to load, which the small ResNet does without
+
     make = getattr(resnet, architecture, None)
     if not architecture.startswith(("resnet", "wide_resnet", "resnext")) or make is None:
         raise ValueError(f"model.architecture={architecture} is no ResNet of torchvision: try resnet18 or resnet50")
@@ -33,6 +33,23 @@ def torchvision_resnet(architecture: str, stem: str) -> nn.Module:
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
         model.maxpool = nn.Identity()
     return model
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut (arXiv 1512.03385, figure 2), under torchvision's names."""
+
+    def __init__(self, before: int, width: int, stride: int):
+        super().__init__()
+        shortcut: nn.Module = nn.Identity()
+        if stride != 1 or before != width:
+            shortcut = nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+        self.conv1, self.bn1 = nn.Conv2d(before, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width)
+        self.downsample = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn1(self.conv1(x)).relu_()
+        return self.bn2(self.conv2(out)).add_(self.downsample(x)).relu_()
 
 
 class SmallResNet(nn.Module):
@@ -49,11 +66,7 @@ class SmallResNet(nn.Module):
         stem = [nn.Conv2d(3, widths[0], 3, stem_stride, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(True)]
         blocks: list[nn.Module] = []
         for before, width in zip([widths[0], *widths], widths):
-            stride = 2 if blocks else 1
-            shortcut = None
-            if stride != 1 or before != width:
-                shortcut = nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width))
-            blocks.append(BasicBlock(before, width, stride, shortcut))
+            blocks.append(BasicBlock(before, width, 2 if blocks else 1))
         self.stages = nn.Sequential(*stem, *blocks)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

@@ -258,6 +258,22 @@ def test_step_learning_rates_reach_the_optimizer(tiny: Make) -> None:
     assert lrs[0] == pytest.approx(0.4 * 64 / 256) and 0 < lrs[1] < 0.01 * lrs[0]
 
 
+def test_compiled_run_is_the_same_run(tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []
+    whole = torch.nn.Module.compile
+
+    def traced(module: torch.nn.Module) -> None:
+        compiled.append(type(module).__name__)
+        whole(module, backend="eager")  # traced and run by torch.compile, without minutes of generating code
+
+    monkeypatch.setattr(torch.nn.Module, "compile", traced)
+    value = jobs.train(tiny("moco", f"runs_dir={tmp_path}/compiled", "compile=true"))
+    assert compiled == ["SmallResNet"] * 2
+    assert jobs.train(tiny("moco", f"runs_dir={tmp_path}/plain")) == value
+    one, other = (content(Run(next((tmp_path / name).glob("*/config.yaml")).parent)) for name in ("compiled", "plain"))
+    assert_equal(one["method"], other["method"])
+
+
 def test_provenance_names_versions_and_hardware(tiny: Make) -> None:
     import json
 
