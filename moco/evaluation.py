@@ -1,158 +1,230 @@
-"""Features of a frozen network, weighted kNN on them, and linear evaluation by two protocols. Accuracies in percent."""
+"""What frozen features are worth: weighted kNN, and linear evaluation with or without augmentation."""
 
-import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from moco.seeding import step_seed
 
-EpochCall = Callable[[int, int, float], None]
+OnEpoch = Callable[[int, int, float], None]  # (epoch from 1, epochs, mean loss); what it raises ends the training
 
 
-@contextlib.contextmanager
+@contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
-    """The module in eval mode, each of its parts' training flag restored afterwards."""
-    flags = {part: part.training for part in module.modules()}
+    """The module in eval mode; afterwards each of its modules has the training flag that it had."""
+    flags = [(m, m.training) for m in module.modules()]
     module.eval()
     try:
         yield
     finally:
-        for part, flag in flags.items():
-            part.training = flag
+        for m, training in flags:
+            m.training = training
 
 
 @torch.no_grad()
 def features(
-    encode: Callable[[Tensor], Any], images: Tensor, preprocess: Callable[[Tensor], Tensor], *, batch_size: int = 500
+    encode: Callable[[Tensor], Tensor | tuple[Tensor, ...]],
+    images: Tensor,
+    preprocess: Callable[[Tensor], Tensor],
+    *,
+    batch_size: int = 500,
 ) -> tuple[Tensor, ...]:
-    """What `encode` makes of preprocessed uint8 images [N, C, H, W]: float32 tensors [N, D], one for each it returns."""
-    stores: list[Tensor] = []
+    """Features of all images, batch by batch, without gradients. Eval mode is up to the caller: see `eval_mode`.
+
+    Args:
+        encode: preprocessed images [B, ...] -> features [B, D], or a tuple of such.
+        images: uint8 [N, C, H, W], at least one.
+        preprocess: uint8 batch -> what `encode` takes.
+
+    Returns:
+        For each tensor that `encode` gives: float32 [N, D] on its device.
+    """
+    assert len(images) > 0
+    storage: tuple[Tensor, ...] = ()
     for start in range(0, len(images), batch_size):
-        out = encode(preprocess(images[start : start + batch_size]))
-        parts = out if isinstance(out, tuple) else (out,)
-        if not stores:
-            stores = [torch.empty(len(images), part.shape[1], device=part.device) for part in parts]
-        for store, part in zip(stores, parts):
-            store[start : start + batch_size] = part
-    return tuple(stores)
+        encoded = encode(preprocess(images[start : start + batch_size]))
+        encoded = (encoded,) if isinstance(encoded, Tensor) else encoded
+        if not storage:
+            storage = tuple(z.new_empty((len(images), z.shape[1]), dtype=torch.float32) for z in encoded)
+        for whole, z in zip(storage, encoded):
+            whole[start : start + len(z)] = z
+    return storage
 
 
-def topk_accuracy(scores: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> tuple[float, ...]:
-    """Share of rows of `scores` [N, classes] whose label is among the k highest, in percent, for each k."""
-    best = scores.topk(min(max(ks), scores.shape[1]), 1).indices
-    hits = best == labels.unsqueeze(1)
-    return tuple(100 * hits[:, :k].any(1).double().mean().item() for k in ks)
+def topk_accuracy(scores: Tensor, labels: Tensor, ks: Sequence[int]) -> tuple[float, ...]:
+    """For each k the percentage of rows whose label is among the k best scores.
+
+    Args:
+        scores: [N, C], higher is better; of equal scores the lower class comes first, and NaN is wrong.
+        labels: int [N] in [0, C).
+    """
+    return _percent(_ranks(scores, labels), ks)
+
+
+def _ranks(scores: Tensor, labels: Tensor) -> Tensor:
+    """How many classes come before the label's. int64 [N]"""
+    labels = labels.long().unsqueeze(1)  # [N, 1]
+    own = scores.gather(1, labels)  # [N, 1]
+    after = torch.arange(scores.shape[1], device=scores.device) > labels  # [N, C]
+    behind = (scores < own) | ((scores == own) & after)
+    return scores.shape[1] - 1 - behind.sum(1)
+
+
+def _percent(ranks: Tensor, ks: Sequence[int]) -> tuple[float, ...]:
+    return tuple(100 * int((ranks < k).sum()) / len(ranks) for k in ks)
 
 
 @torch.no_grad()
 def knn(
-    bank: Tensor,
-    bank_labels: Tensor,
-    queries: Tensor,
-    labels: Tensor,
-    *,
-    k: int,
-    temperature: float,
-    num_classes: int,
-    block: int = 512,
-    bank_block: int = 100_000,
-) -> tuple[float, float]:
-    """Top-1 and top-5 of weighted kNN: k nearest by cosine similarity vote with exp(similarity / temperature).
+    bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, *, k: int, temperature: float,
+    num_classes: int, query_block: int = 1000, bank_block: int = 50_000,
+) -> tuple[float, float]:  # fmt: skip
+    """Weighted k-nearest-neighbour classification (Wu et al., arXiv 1805.01978, section 3.4).
 
-    NPID, arXiv 1805.01978, sec. 3.4. bank [N, D] with bank_labels [N]; queries [Q, D] with labels [Q].
+    The k bank rows of the highest cosine similarity s vote for their labels with weight exp(s / temperature): as the
+    temperature goes to infinity they vote equally, as it goes to 0 the nearest decides. Equal votes go to the lower
+    class; classes without a vote come last. At 512 dimensions, a bank of a million rows takes half a GB beyond its own.
+
+    Args:
+        bank: features [N, D] of any length, on any device.
+        bank_labels: int [N] in [0, num_classes).
+        queries, labels: as the bank, [Q, D] and [Q].
+        query_block, bank_block: rows whose similarities are held at a time; they change speed and memory only.
+
+    Returns:
+        Top-1 and top-5 accuracy in percent; with fewer than five classes, top-5 is of them all.
 
     Raises:
-        ValueError: k is more than the bank holds, or temperature is not positive.
+        ValueError: k is below 1 or above the rows of the bank, or the temperature is not positive.
     """
-    if k > len(bank):
-        raise ValueError(f"k={k} is more than the bank's {len(bank)} rows: give at most {len(bank)}")
-    if temperature <= 0:
-        raise ValueError(f"knn_temperature={temperature} must be above 0")
-    bank, queries = F.normalize(bank, dim=1), F.normalize(queries, dim=1)
-    scores = []
-    for query in queries.split(block):
-        best, voters = torch.empty(len(query), 0, device=bank.device), torch.empty(0)
-        for start in range(0, len(bank), bank_block):
-            similarity = query @ bank[start : start + bank_block].T  # [block, bank_block]
-            top = similarity.topk(min(k, similarity.shape[1]), 1)
-            candidates = torch.cat([best, top.values], 1)
-            owners = bank_labels[start + top.indices]
-            owners = torch.cat([voters, owners], 1) if start else owners
-            best, at = candidates.topk(min(k, candidates.shape[1]), 1)
-            voters = owners.gather(1, at)
-        weights = ((best - best[:, :1]) / temperature).exp()  # [block, k]
-        scores.append(weights.new_zeros(len(query), num_classes).scatter_add_(1, voters, weights))
-    top1, top5 = topk_accuracy(torch.cat(scores), labels)
+    if not 1 <= k <= len(bank):
+        raise ValueError(f"k={k} neighbours from a bank of {len(bank)}: give k from 1 to {len(bank)}")
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature} must be positive: 0.1 is usual, and a large one votes equally")
+    similarity, rows = _neighbours(bank, queries, k, query_block, bank_block)
+    # The votes are cast on the CPU: there scatter_add_ adds in a fixed order, and every device's float64 is at hand.
+    votes_for = bank_labels.to(rows.device)[rows].cpu().long()  # [Q, k]
+    similarity = similarity.cpu().double()  # [Q, k]
+    # Divided by the largest weight, which cancels in the comparison and keeps exp finite at small temperatures.
+    weights = ((similarity - similarity.amax(1, keepdim=True)) / temperature).exp()
+    ranks = []
+    for weight, voted, label in zip(*(x.split(query_block) for x in (weights, votes_for, labels.cpu()))):
+        scores = weight.new_zeros(len(label), num_classes).scatter_add_(1, voted, weight)  # [block, C]
+        ranks.append(_ranks(scores, label))
+    top1, top5 = _percent(torch.cat(ranks), (1, 5))
     return top1, top5
+
+
+def _neighbours(bank: Tensor, queries: Tensor, k: int, query_block: int, bank_block: int) -> tuple[Tensor, Tensor]:
+    """Cosine similarity and bank row of each query's k nearest, in no order: float32 [Q, k] and int64 [Q, k]."""
+    query_block, bank_block = min(query_block, len(queries)), min(bank_block, len(bank))
+    best = queries.new_full((len(queries), k), -torch.inf, dtype=torch.float32)  # [Q, k]
+    rows = torch.zeros_like(best, dtype=torch.long)  # [Q, k]
+    # One buffer for all products: the pages of a fresh one for each cost a seventh of the time on a CPU.
+    space = best.new_empty(query_block * bank_block)
+    for start in range(0, len(bank), bank_block):
+        part = F.normalize(bank[start : start + bank_block].float(), dim=1)  # [P, D]
+        for query, best_so_far, rows_so_far in zip(*(x.split(query_block) for x in (queries, best, rows))):
+            query = F.normalize(query.float(), dim=1)
+            out = space[: len(query) * len(part)].view(len(query), len(part))
+            new, index = torch.mm(query, part.T, out=out).topk(min(k, len(part)), sorted=False)
+            merged, kept = torch.cat([best_so_far, new], 1).topk(k, sorted=False)
+            best_so_far.copy_(merged)
+            rows_so_far.copy_(torch.cat([rows_so_far, index + start], 1).gather(1, kept))
+    return best, rows
 
 
 def linear_probe_cached(
-    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, *, num_classes: int, **settings: Any
-) -> tuple[float, float]:
-    """Top-1 and top-5 of a linear classifier on cached features [N, D], standardised by the training set's moments."""
-    mean, std = train.mean(0), train.std(0).clamp(min=1e-6)
-    train, test = (train - mean) / std, (test - mean) / std
-    classifier = _fit(lambda index, step: train[index], train_labels, train.shape[1], num_classes, **settings)
-    with torch.no_grad():
-        top1, top5 = topk_accuracy(classifier(test), test_labels)
-    return top1, top5
+    train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor, *, num_classes: int,
+    epochs: int, batch_size: int, lr: float, weight_decay: float, seed: int, on_epoch: OnEpoch | None = None,
+) -> tuple[float, float]:  # fmt: skip
+    """Test accuracy of a linear classifier on features computed once: logistic regression, without augmentation.
+
+    Features are standardised by the training features' mean and deviation, which a linear classifier can absorb, so that
+    one learning rate serves every backbone; the learning rate falls to 0 along a cosine, so that Adam settles.
+
+    Args:
+        train_features, test_features: [N, D].
+        train_labels, test_labels: int [N] in [0, num_classes).
+        lr, weight_decay: of Adam.
+        seed: of the order of the batches.
+
+    Returns:
+        Top-1 and top-5 accuracy in percent after the last epoch.
+    """
+    deviation, mean = torch.std_mean(train_features, 0, correction=0)  # [D]
+    # A feature that never varies but by rounding stays unscaled.
+    deviation = torch.where(deviation > 1e-6 * mean.abs(), deviation, 1)
+    train, test = ((x - mean) / deviation for x in (train_features, test_features))
+    steps = epochs * math.ceil(len(train) / batch_size)
+    classifier = _train_classifier(
+        lambda index, step: train.index_select(0, index), train_labels, train.shape[1],
+        num_classes=num_classes, epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, seed=seed,
+        factor=lambda step: (1 + math.cos(math.pi * step / steps)) / 2, on_epoch=on_epoch,
+    )  # fmt: skip
+    return _score(classifier, test, test_labels)
 
 
 def linear_probe_augmented(
-    encode: Callable[[Tensor], Tensor],
-    views: Callable[[Tensor], Tensor],
-    preprocess: Callable[[Tensor], Tensor],
-    train_images: Tensor,
-    train_labels: Tensor,
-    test_images: Tensor,
-    test_labels: Tensor,
-    *,
-    num_classes: int,
-    num_features: int,
-    **settings: Any,
-) -> tuple[float, float]:
-    """Top-1 and top-5 of a linear classifier trained on augmented views, the backbone frozen and in eval mode."""
+    encode: Callable[[Tensor], Tensor], views: Callable[[Tensor], Tensor], preprocess: Callable[[Tensor], Tensor],
+    train_images: Tensor, train_labels: Tensor, test_images: Tensor, test_labels: Tensor, *, num_classes: int,
+    num_features: int, epochs: int, batch_size: int, lr: float, weight_decay: float, seed: int,
+    on_epoch: OnEpoch | None = None,
+) -> tuple[float, float]:  # fmt: skip
+    """Test accuracy of a linear classifier trained on augmented views, the backbone frozen (leftthomas/SimCLR, linear.py).
+
+    The backbone, whose eval mode is up to the caller (see `eval_mode`), gets no gradient; Adam at a constant learning
+    rate holds the classifier alone.
+
+    Args:
+        encode: images [B, C, H, W] -> features [B, num_features].
+        views: uint8 batch -> an augmented float batch, random by torch's global generator, which is seeded at each step.
+        preprocess: uint8 batch -> float batch, for the test images.
+        train_images, test_images: uint8 [N, C, H, W].
+
+    The other arguments and the result are those of `linear_probe_cached`.
+    """
 
     @torch.no_grad()
-    def batch(index: Tensor, step: int) -> Tensor:
-        torch.manual_seed(step_seed(settings["seed"], "probe views", step))
+    def encode_views(index: Tensor, step: int) -> Tensor:
+        torch.manual_seed(step_seed(seed, "probe step", step))
         return encode(views(train_images[index])).float()
 
-    classifier = _fit(batch, train_labels, num_features, num_classes, **settings)
+    classifier = _train_classifier(
+        encode_views, train_labels, num_features,
+        num_classes=num_classes, epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, seed=seed,
+        factor=lambda step: 1.0, on_epoch=on_epoch,
+    )  # fmt: skip
     (test,) = features(encode, test_images, preprocess)
-    with torch.no_grad():
-        top1, top5 = topk_accuracy(classifier(test), test_labels)
-    return top1, top5
+    return _score(classifier, test, test_labels)
 
 
-def _fit(
-    batch: Callable[[Tensor, int], Tensor],
-    labels: Tensor,
-    num_features: int,
-    num_classes: int,
-    *,
-    epochs: int,
-    batch_size: int,
-    lr: float,
-    weight_decay: float,
-    seed: int,
-    on_epoch: EpochCall | None = None,
-) -> nn.Linear:
-    """A softmax classifier trained by Adam on batch(index, step) [B, D]."""
-    torch.manual_seed(step_seed(seed, "probe", 0))
-    classifier = nn.Linear(num_features, num_classes).to(labels.device)
+def _train_classifier(
+    batch: Callable[[Tensor, int], Tensor], labels: Tensor, num_features: int, *, num_classes: int, epochs: int,
+    batch_size: int, lr: float, weight_decay: float, seed: int, factor: Callable[[int], float],
+    on_epoch: OnEpoch | None,
+) -> nn.Linear:  # fmt: skip
+    """A softmax classifier fitted by Adam. `batch`: indices [B], step -> features [B, D]; `factor`: step -> share of lr."""
+    labels = labels.long()
+    classifier = nn.Linear(num_features, num_classes, device=labels.device)
+    for p in classifier.parameters():
+        nn.init.zeros_(p)  # the problem is convex: any start will do, and this one is the same for every seed
     optimizer = torch.optim.Adam(classifier.parameters(), lr=lr, weight_decay=weight_decay)
     step = 0
     for epoch in range(epochs):
         generator = torch.Generator().manual_seed(step_seed(seed, "probe order", epoch))
+        order = torch.randperm(len(labels), generator=generator).to(labels.device)
         total = torch.zeros((), device=labels.device)
-        for index in torch.randperm(len(labels), generator=generator).to(labels.device).split(batch_size):
-            loss = F.cross_entropy(classifier(batch(index, step)), labels[index])
+        for index in order.split(batch_size):
+            x = batch(index, step)
+            for group in optimizer.param_groups:
+                group["lr"] = lr * factor(step)
+            loss = F.cross_entropy(classifier(x), labels[index])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -163,9 +235,21 @@ def _fit(
     return classifier
 
 
+@torch.no_grad()
+def _score(classifier: nn.Linear, x: Tensor, labels: Tensor) -> tuple[float, float]:
+    top1, top5 = topk_accuracy(classifier(x), labels, (1, 5))
+    return top1, top5
+
+
 def count(encoder: nn.Module, image_size: int, channels: int = 3) -> tuple[int, int]:
-    """Parameters, and multiply-adds of one image's forward pass (half of what torch's counter calls FLOPs)."""
-    device = next(encoder.parameters()).device
+    """Parameters, and multiply-adds of one image's forward pass in eval mode; the module stays as it was.
+
+    Multiply-adds are those of convolutions and matrix products, half of what torch's FLOP counter gives.
+    """
+    parameters = list(encoder.parameters())
+    x = torch.zeros(1, channels, image_size, image_size)
+    if parameters:
+        x = x.to(parameters[0])
     with eval_mode(encoder), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        encoder(torch.zeros(1, channels, image_size, image_size, device=device))
-    return sum(p.numel() for p in encoder.parameters()), counter.get_total_flops() // 2
+        encoder(x)
+    return sum(p.numel() for p in parameters), counter.get_total_flops() // 2
