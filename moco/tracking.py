@@ -47,7 +47,7 @@ class Wandb:
             if not online:
                 raise
             _say(
-                f"wandb cannot go online ({str(error).splitlines()[0]}): log in with `wandb login`; this run goes on offline"
+                f"wandb cannot go online ({_line(error)}): log in with `wandb login`; this run goes on offline"
             )
             self.run = wandb.init(mode="offline", **arguments)
         for name in SUMMARY_MAX:
@@ -66,7 +66,12 @@ class Wandb:
             call()
         except Exception as error:  # whatever a tracker raises, the training goes on
             self.run = None
-            _say(f"wandb failed and is left out from here on ({type(error).__name__}: {str(error)[:120]})")
+            _say(f"wandb failed and is left out from here on ({type(error).__name__}: {_line(error)})")
+
+
+def _line(error: Exception) -> str:
+    """The beginning of an error's text, on one line."""
+    return " ".join(str(error).split())[:120]
 
 
 def _say(text: str) -> None:
