@@ -46,9 +46,7 @@ class Wandb:
         except wandb.errors.UsageError as error:
             if not online:
                 raise
-            _say(
-                f"wandb cannot go online ({_line(error)}): log in with `wandb login`; this run goes on offline"
-            )
+            _say(f"wandb cannot go online ({_line(error)}): log in with `wandb login`; this run goes on offline")
             self.run = wandb.init(mode="offline", **arguments)
         for name in SUMMARY_MAX:
             self.run.define_metric(name, summary="max")

@@ -61,7 +61,9 @@ def test_digits_are_scikit_learns_with_every_fifth_for_test():
         (found.train_images, found.train_labels, ~test),
         (found.test_images, found.test_labels, test),
     ):
-        assert images.shape == (int(part.sum()), 3, 8, 8) and images.dtype == torch.uint8 and labels.dtype == torch.int64
+        assert (
+            images.shape == (int(part.sum()), 3, 8, 8) and images.dtype == torch.uint8 and labels.dtype == torch.int64
+        )
         assert torch.equal(labels, torch.from_numpy(raw.target)[part])
         for channel in images.unbind(1):
             assert (channel - gray[part]).abs().max() <= 0.5001
@@ -134,7 +136,14 @@ def test_to_keeps_everything():
 def test_image_folder_holds_the_files_in_order_of_class_and_name(folder: Path):
     found = image_folder(str(folder), None)
     assert found.classes == CLASSES
-    assert found.train_labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4 and found.test_labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert found.train_labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4 and found.test_labels.tolist() == [
+        0,
+        0,
+        1,
+        1,
+        2,
+        2,
+    ]
     assert found.train_images.shape == (12, 3, 8, 8) and found.train_images.dtype == torch.uint8
     files = [p for name in CLASSES for p in sorted((folder / "train" / name).iterdir()) if p.suffix != ".txt"]
     for image, path in zip(found.train_images, files):
@@ -247,7 +256,9 @@ def test_train_and_test_of_different_sizes(folder: Path):
 
 
 @pytest.mark.parametrize("name", ["CIFAR10", "CIFAR100", "STL10"])
-def test_without_network_or_archive_one_line_says_what_to_do(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_network_or_archive_one_line_says_what_to_do(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     def no_network(*args, **kwargs):
         raise urllib.error.URLError("no route to host")
 
@@ -255,7 +266,11 @@ def test_without_network_or_archive_one_line_says_what_to_do(name: str, tmp_path
     with pytest.raises(ValueError) as caught:
         torchvision_dataset(name, str(tmp_path / "none"))
     message = str(caught.value)
-    archive = {"CIFAR10": "cifar-10-python.tar.gz", "CIFAR100": "cifar-100-python.tar.gz", "STL10": "stl10_binary.tar.gz"}
+    archive = {
+        "CIFAR10": "cifar-10-python.tar.gz",
+        "CIFAR100": "cifar-100-python.tar.gz",
+        "STL10": "stl10_binary.tar.gz",
+    }
     assert message.startswith(f"{name} is not in {tmp_path / 'none'} and cannot be downloaded") and "\n" not in message
     assert f"put {archive[name]} there" in message and "data=digits" in message
 
