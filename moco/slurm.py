@@ -135,6 +135,5 @@ def _client(*command: str) -> str:
     except subprocess.TimeoutExpired as error:
         raise UserError(f"{command[0]} does not answer: is SLURM's controller up?") from error
     except subprocess.CalledProcessError as error:
-        raise UserError(
-            f"{command[0]} failed: {error.stderr.strip().splitlines()[-1] if error.stderr.strip() else error}"
-        ) from error
+        said = (error.stderr + error.stdout).strip().splitlines() or [str(error)]
+        raise UserError(f"{command[0]} failed: {said[-1]}") from error

@@ -46,12 +46,11 @@ def launched(slurm, runs_dir, *words, **options):
     """As `sweep`, without waiting for it; killed at the end, where it still runs."""
     command = [sys.executable, ROOT / "train.py", "-m", *POINT, *LAUNCHER, f"runs_dir={runs_dir}", *words]
     options = {"stdout": subprocess.DEVNULL, **options}
-    process = subprocess.Popen(command, cwd=slurm.folder, env=environment(slurm), **options)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+    with subprocess.Popen(command, cwd=slurm.folder, env=environment(slurm), **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def runs(runs_dir: Path) -> list[Path]:
