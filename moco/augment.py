@@ -22,6 +22,8 @@ class Augment:
 
     Args:
         size: side of a view in pixels; None keeps the images' own.
+        eval_size: side of the images in evaluation. Objects look larger in a crop than in the whole image, so a network does
+            best on images larger than its views (FixRes, arXiv 1906.06423).
         crop: (least, largest) area of the crop as a share of the image; (1, 1) with `pad` 0 keeps the image whole.
         flip: probability of a horizontal flip.
         jitter: strengths (brightness, contrast, saturation, hue) of ColorJitter.
@@ -39,6 +41,7 @@ class Augment:
         mean: Sequence[float],
         std: Sequence[float],
         size: int | None = None,
+        eval_size: int | None = None,
         crop: Sequence[float] = (0.2, 1.0),
         flip: float = 0.5,
         jitter: Sequence[float] = (0.4, 0.4, 0.4, 0.1),
@@ -57,7 +60,7 @@ class Augment:
             raise ValueError(f"augment.blur_sigma={list(blur_sigma)} must be [least, largest] in pixels, above 0")
         if any(j < 0 for j in jitter) or jitter[3] > 0.5:
             raise ValueError(f"augment.jitter={list(jitter)} must be four strengths of at least 0, hue at most 0.5")
-        self.size, self.crop, self.flip = size, tuple(crop), flip
+        self.size, self.eval_size, self.crop, self.flip = size, eval_size, tuple(crop), flip
         self.jitter, self.jitter_p, self.gray = tuple(jitter), jitter_p, gray
         self.blur, self.blur_sigma, self.solarize = blur, tuple(blur_sigma), solarize
         self.mean, self.std = tuple(mean), tuple(std)
@@ -82,8 +85,11 @@ class Augment:
         return self._normalize(x)
 
     def clean(self, images: Tensor) -> Tensor:
-        """The image as it is, for evaluation: uint8 [B, 3, H, W] -> normalised float32 [B, 3, H, W], channels_last."""
-        return self._normalize(images.float().div_(255))
+        """The whole image, for evaluation: uint8 [B, 3, H, W] -> normalised float32 [B, 3, H, W], channels_last."""
+        x = images.float().div_(255)
+        if self.eval_size:
+            x = F.interpolate(x, size=(self.eval_size, self.eval_size), mode="bilinear", antialias=True)
+        return self._normalize(x)
 
     def _normalize(self, x: Tensor) -> Tensor:
         mean = torch.tensor(self.mean, device=x.device).view(1, -1, 1, 1)

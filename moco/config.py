@@ -75,6 +75,7 @@ class Augmentation(Section):
     name: str
     target: str = Field(alias="_target_")
     size: int | None = Field(ge=4)
+    eval_size: int | None = Field(ge=4)
     crop: list[float] = Field(min_length=2, max_length=2)
     flip: float = Field(ge=0, le=1)
     jitter: list[float] = Field(min_length=4, max_length=4)

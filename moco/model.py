@@ -58,11 +58,17 @@ class SmallResNet(nn.Module):
     Args:
         widths: channels of each stage; every stage but the first halves the side.
         stem_stride: 2 halves the side at once, which buys wider stages for the same work.
+        pooled: of how many last stages the feature is made, each averaged over the image.
+
+    Raises:
+        ValueError: `pooled` is no number of stages.
     """
 
-    def __init__(self, widths: Sequence[int] = (32, 64, 128, 256), stem_stride: int = 2):
+    def __init__(self, widths: Sequence[int] = (32, 64, 128, 256), stem_stride: int = 2, pooled: int = 1):
         super().__init__()
-        self.num_features = widths[-1]
+        if not 1 <= pooled <= len(widths):
+            raise ValueError(f"model.pooled={pooled} must be 1 to {len(widths)}, the number of stages")
+        self.num_features, self.pooled = sum(widths[-pooled:]), pooled
         stem = [nn.Conv2d(3, widths[0], 3, stem_stride, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(True)]
         blocks: list[nn.Module] = []
         for before, width in zip([widths[0], *widths], widths):
@@ -73,7 +79,13 @@ class SmallResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.stages(x).mean((2, 3))
+        whole = len(self.stages) - self.pooled
+        x = self.stages[:whole](x)
+        features = []
+        for stage in self.stages[whole:]:
+            x = stage(x)
+            features.append(x.mean((2, 3)))
+        return torch.cat(features, 1)
 
 
 def timm_backbone(architecture: str, **options: Any) -> nn.Module:

@@ -31,7 +31,9 @@ def without(words: list[str], key: str) -> list[str]:
 def test_sweep_then_linear_evaluation_then_table(trained: Path) -> None:
     folders = sorted(p.parent for p in (trained / "runs").glob("*/result.json"))
     assert len(folders) == 2
-    probe = python(LINEAR, f"run={folders[0].name}", "probe=cached", "probe.epochs=3", "tracker=none", "device=cpu", cwd=trained)
+    probe = python(
+        LINEAR, f"run={folders[0].name}", "probe=cached", "probe.epochs=3", "tracker=none", "device=cpu", cwd=trained
+    )
     assert probe.returncode == 0 and "linear on cached features" in probe.stdout, probe.stderr
     again = python(LINEAR, f"run={folders[0]}", "probe=cached", "probe.epochs=3", "tracker=none", cwd=trained)
     assert again.returncode == 0 and "has its linear evaluation" in again.stdout
@@ -39,7 +41,9 @@ def test_sweep_then_linear_evaluation_then_table(trained: Path) -> None:
     result = json.loads((folders[0] / "result.json").read_text())
     assert table.returncode == 0 and f"{result['linear_cached/top1']:.2f}" in table.stdout
     assert table.stdout.count("| kNN |") == 2 and table.stdout.count("| Linear (cached) |") == 1
-    elsewhere = python("-m", "moco", "table", "feature_dim", "--format", "json", "--runs-dir", str(trained / "runs"), cwd=ROOT)
+    elsewhere = python(
+        "-m", "moco", "table", "feature_dim", "--format", "json", "--runs-dir", str(trained / "runs"), cwd=ROOT
+    )
     assert {row["Feature Dim"] for row in json.loads(elsewhere.stdout)} == {16, 32}
 
 
@@ -47,7 +51,9 @@ def test_started_again_it_says_that_it_is_done(trained: Path) -> None:
     words = ["feature_dim=16", "epochs=1", *METHODS["moco"], *without(TINY, "epochs")]
     again = python(TRAIN, *words, cwd=trained)
     assert again.returncode == 0 and "is done: kNN" in again.stdout
-    swept = python(TRAIN, "-m", "feature_dim=16,32,0x", "epochs=1", *METHODS["moco"], *without(TINY, "epochs"), cwd=trained)
+    swept = python(
+        TRAIN, "-m", "feature_dim=16,32,0x", "epochs=1", *METHODS["moco"], *without(TINY, "epochs"), cwd=trained
+    )
     assert swept.returncode == 1 and "feature_dim=0x" in swept.stderr and len(swept.stderr.splitlines()) == 1
 
 
@@ -104,7 +110,11 @@ def test_help_loads_no_torch_and_explains_the_keys(tmp_path: Path) -> None:
 
 
 def test_status_and_dry_run_load_no_torch(trained: Path) -> None:
-    for words in (["-m", "moco", "status"], ["-m", "moco", "table"], [TRAIN, "-m", "seed=0,1", "hydra.launcher.dry_run=true"]):
+    for words in (
+        ["-m", "moco", "status"],
+        ["-m", "moco", "table"],
+        [TRAIN, "-m", "seed=0,1", "hydra.launcher.dry_run=true"],
+    ):
         answer = python("-X", "importtime", *words, cwd=trained)
         loaded = {line.rpartition("|")[2].strip() for line in answer.stderr.splitlines()}
         assert answer.returncode == 0 and not loaded & {"torch", "torchvision", "wandb"}
@@ -114,7 +124,9 @@ def test_sigterm_saves_with_its_own_exit_code_and_the_command_goes_on(tmp_path: 
     words = [TRAIN, *METHODS["moco"], *without(TINY, "epochs"), "epochs=400", "eval_every=400"]
     process = subprocess.Popen([sys.executable, *words], cwd=tmp_path, env=ENVIRONMENT)
     deadline = time.time() + 120
-    while not list(tmp_path.glob("runs/*/metrics.jsonl")) or not next(tmp_path.glob("runs/*/metrics.jsonl")).read_text():
+    while (
+        not list(tmp_path.glob("runs/*/metrics.jsonl")) or not next(tmp_path.glob("runs/*/metrics.jsonl")).read_text()
+    ):
         assert time.time() < deadline and process.poll() is None
         time.sleep(0.1)
     second = python(*words, cwd=tmp_path)

@@ -233,7 +233,7 @@ def test_edits_after_submission_change_nothing(slurm, tmp_path, closed):
     edit(repo / "moco/jobs.py", "cfg = named(cfg)", "cfg = named(cfg)\n    print('edited')")
     closed()
     for run in (frozen, followed):
-        slurm.wait_job(job_of(run), "COMPLETED", timeout=120)
+        slurm.wait_job(job_of(run), "COMPLETED", timeout=240)
         assert configuration(run)["seed"] == 0 and configuration(run)["epochs"] == 20
         assert read(run / "result.json")["epochs"] == 20
     assert "edited" in log(followed) and "edited" not in log(frozen)
@@ -269,7 +269,7 @@ def test_status_logs_and_cancel_read_the_queue(slurm, tmp_path):
     assert sent.returncode == 0, sent.stderr
     moco = lambda *words: call(slurm, "-m", "moco", *words, "--runs-dir", tmp_path)  # noqa: E731
     second = next(run for run in runs(tmp_path) if configuration(run)["seed"] == 1)
-    wait_until((second / "metrics.jsonl").exists, 120, "the second to run")
+    wait_until((second / "metrics.jsonl").exists, 240, "the second to run")
     text = moco("status", "three").stdout
     rows = {line.split("  ")[-1].strip(): line for line in text.splitlines()}
     assert " done " in rows["seed=0"]
