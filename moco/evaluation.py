@@ -7,7 +7,6 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from moco.seeding import step_seed
 
@@ -246,6 +245,8 @@ def count(encoder: nn.Module, image_size: int, channels: int = 3) -> tuple[int, 
 
     Multiply-adds are those of convolutions and matrix products, half of what torch's FLOP counter gives.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # loads triton, which takes its time
+
     parameters = list(encoder.parameters())
     x = torch.zeros(1, channels, image_size, image_size)
     if parameters:
