@@ -9,13 +9,12 @@ demo: .venv/installed
 	$(BIN)/python linear_eval.py run="$$(ls -td runs/moco-small-digits-*/result.json | head -1 | xargs dirname)" probe=cached
 	$(BIN)/python -m moco table
 
-test: .venv/installed-dev
-	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/python -m pytest
+test: lint
+	$(BIN)/python -m pytest --durations=15
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 .venv/bin/python:

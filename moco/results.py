@@ -110,7 +110,7 @@ def _typed(key: str, done: Sequence[Finished]) -> bool:
 def _rows(members: Sequence[Finished], extra: Sequence[str]) -> list[dict[str, Any]]:
     """The rows of one configuration: a row a protocol, each followed by the published one where there is one."""
     flat = members[0][0]
-    recipe = next(filter(None, (run.config.get("recipe") for _, run, _ in members)), {})
+    recipe: dict[str, Any] = next(filter(None, (run.config.get("recipe") for _, run, _ in members)), {})
     rows = []
     for prefix, protocol in PROTOCOLS.items():
         scored = [r for _, _, r in members if f"{prefix}/top1" in r]

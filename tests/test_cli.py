@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ENVIRONMENT, METHODS, ROOT, TINY, python
+from common import ENVIRONMENT, METHODS, ROOT, TINY, python
 
 TRAIN, LINEAR = str(ROOT / "train.py"), str(ROOT / "linear_eval.py")
 

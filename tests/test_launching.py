@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ENVIRONMENT, METHODS, ROOT, TINY, python
+from common import ENVIRONMENT, METHODS, ROOT, TINY, python
 
 from moco import launching
 from moco.config import UserError

@@ -44,8 +44,8 @@ def test_states_follow_the_files(run: Run) -> None:
 
 
 def test_second_process_is_told_who_holds_the_run(run: Run) -> None:
-    code = f"import time; from moco.runs import Run\nwith Run({str(run.folder)!r}).claim():\n print('held', flush=True); time.sleep(60)"
-    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    code = "import sys, time, moco.runs\nwith moco.runs.Run(sys.argv[1]).claim():\n print('held', flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", code, str(run.folder)], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout and holder.stdout.readline() == "held\n"
         with pytest.raises(Held, match=f"process {holder.pid} on"), run.claim():
