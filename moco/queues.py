@@ -87,41 +87,52 @@ class LocalQueue:
 
     def run(self, start: Sequence[Task], waiting: Sequence[Task]) -> dict[Path, str]:
         """Runs the tasks to their ends and waits for those that run elsewhere."""
-        pending, waiting = deque(start), list(waiting)
-        free, ends = deque(self.slots), dict[Path, str]()
-        running: dict[str, tuple[Task, Any, Any, float]] = {}
-        total, failures, limit = len(start) + len(waiting), 0, self.options["fail_fast"]
+        self.pending, self.waiting, self.free = deque(start), list(waiting), deque(self.slots)
+        self.running: list[tuple[Task, tuple[int | None, str], Any, float]] = []
+        self.ends: dict[Path, str] = {}
+        self.total, self.failures = len(start) + len(waiting), 0
         self.path = python_path(self.options, self.sweep) if start else ""
         with self._signals():
-            while running or ((pending or waiting) and not self.stopped):
-                while pending and free and not self.stopped:
-                    task, slot = pending.popleft(), free.popleft()
-                    running[slot[1]] = (task, slot, self._submit(task, slot), time.time())
-                for name, (task, slot, job, started) in list(running.items()):
-                    if not job.done():
-                        continue
-                    del running[name]
-                    free.append(slot)
-                    state = task.state()
-                    if state == "running":  # another launcher was first
-                        waiting.append(task)
-                        continue
-                    ends[task.run.folder] = state
-                    failures += state not in ("done", "stopped")
-                    self._tell(task, state, len(ends), total, time.time() - started)
-                    if limit and failures >= limit and not self.stopped:
-                        print(f"fail_fast={limit}: the rest is left alone", file=sys.stderr)
-                        self._stop("fail_fast", running)
-                for task in list(waiting):
-                    state = task.state()
-                    if state != "running" and (task.run.job() or {}).get("job") not in slurm.queued([task.run]):
-                        waiting.remove(task)
-                        # Its holder is gone without having finished: it is ours now.
-                        (ends.update({task.run.folder: state}) if state in ("done", "failed") else pending.append(task))
+            while self.running or ((self.pending or self.waiting) and not self.stopped):
+                while self.pending and self.free and not self.stopped:
+                    task, slot = self.pending.popleft(), self.free.popleft()
+                    self.running.append((task, slot, self._submit(task, slot), time.time()))
+                self._collect()
+                self._await()
                 if self.stopped:
-                    self._stop(self.stopped, running)
+                    self._stop()
                 time.sleep(POLL)
-        return ends | {task.run.folder: "pending" for task in [*pending, *waiting]}
+        return self.ends | {task.run.folder: "pending" for task in [*self.pending, *self.waiting]}
+
+    def _collect(self) -> None:
+        """Frees the slots of jobs that have ended and tells how."""
+        for entry in [entry for entry in self.running if entry[2].done()]:
+            task, slot, _, started = entry
+            self.running.remove(entry)
+            self.free.append(slot)
+            state = task.state()
+            if state == "running":  # another launcher was first
+                self.waiting.append(task)
+                continue
+            self.ends[task.run.folder] = state
+            self.failures += state not in ("done", "stopped")
+            self._tell(task, state, time.time() - started)
+        limit = self.options["fail_fast"]
+        if limit and self.failures >= limit and not self.stopped:
+            print(f"fail_fast={limit}: the rest is left alone", file=sys.stderr)
+            self.stopped = "fail_fast"
+
+    def _await(self) -> None:
+        """Looks after the tasks that run elsewhere: one whose holder is gone without having finished becomes ours."""
+        for task in list(self.waiting):
+            state = task.state()
+            if state == "running" or (task.run.job() or {}).get("job") in slurm.queued([task.run]):
+                continue
+            self.waiting.remove(task)
+            if state in ("done", "failed"):
+                self.ends[task.run.folder] = state
+            else:
+                self.pending.append(task)
 
     def _submit(self, task: Task, slot: tuple[int | None, str]) -> Any:
         """Starts a job on the slot's device."""
@@ -147,11 +158,11 @@ class LocalQueue:
         task.run.note_job(submitted.job_id, submitted.paths.stdout, "local", self.sweep.name)
         return submitted
 
-    def _tell(self, task: Task, state: str, n: int, total: int, seconds: float) -> None:
+    def _tell(self, task: Task, state: str, seconds: float) -> None:
         value = task.value()
         score = f"  {value:.2f}" if value is not None else ""
         with contextlib.suppress(OSError):  # the terminal may be gone
-            print(f"[{n}/{total}] {state}  {task.label}{score}  ({duration(seconds)})", flush=True)
+            print(f"[{len(self.ends)}/{self.total}] {state}  {task.label}{score}  ({duration(seconds)})", flush=True)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -168,10 +179,9 @@ class LocalQueue:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _stop(self, why: str, running: Mapping[str, Any]) -> None:
+    def _stop(self) -> None:
         """Asks each job once to save and stop."""
-        self.stopped = why
-        for _, _, job, _ in running.values():
+        for _, _, job, _ in self.running:
             if not getattr(job, "told", False):
                 job.told = True
                 job._process.send_signal(signal.SIGTERM)

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from moco.config import UserError
+from moco.config import LABELS, UserError
 from moco.runs import NOT_IDENTITY, Run, write_atomic
 
 PROTOCOLS = {"knn": "kNN", "linear": "Linear", "linear_cached": "Linear (cached)"}
+PROBES = {label: protocol for protocol, label in LABELS.items()}
 PUBLISHED = {"kNN": "knn", "Linear": "linear"}
 # Settings that have a column of their own, by their key in the flat configuration.
 COLUMNS = {
@@ -118,8 +119,7 @@ def _rows(members: Sequence[Finished], extra: Sequence[str]) -> list[dict[str, A
             continue
         paths, result = [run.folder.name for _, run, r in members if f"{prefix}/top1" in r], scored[0]
         part = "" if prefix == "knn" else "_backbone"
-        classifier = result.get("probes", {}).get(prefix.replace("linear_", "").replace("linear", "augmented"), {})
-        head = classifier.get("params_classifier", 0) if part else 0
+        head = result["probes"][PROBES[prefix]]["params_classifier"] if part else 0
         row: dict[str, Any] = {"Protocol": protocol}
         row |= {COLUMNS[key]: flat.get(key) for key in ("method.name", "model.name", "data.name")}
         row |= {"Params": f"{(result['params' + part] + head) / 1e6:.2f} M"}

@@ -46,8 +46,8 @@ class GridSweeper(Sweeper):
             for line in str(error).splitlines():
                 print(f"error: {line}", file=sys.stderr)
             sys.exit(1)
-        if self.launcher.exit_code:
-            sys.exit(self.launcher.exit_code)
+        if code := getattr(self.launcher, "exit_code", 0):  # another launcher has none
+            sys.exit(code)
         return returns
 
 

@@ -104,7 +104,7 @@ def uninterrupted(slurm, tmp_path_factory):
         process = subprocess.Popen(command, env=environment(slurm), stdout=log, stderr=log)
 
     def finished() -> Path:
-        assert process.wait(timeout=240) == 0, (runs_dir / "log").read_text()
+        assert process.wait(timeout=300) == 0, (runs_dir / "log").read_text()
         return runs(runs_dir)[0]
 
     yield finished
@@ -152,7 +152,7 @@ def test_preempted_or_on_a_dead_node_ends_as_if_uninterrupted(slurm, tmp_path, u
     urgent = slurm.sbatch("sleep 1", "--partition=urgent", "--nodelist=n1", "--exclusive")
     slurm.wait_job(urgent, "COMPLETED")
     for run in found.values():
-        job = slurm.wait_job(job_of(run), "COMPLETED", timeout=180)
+        job = slurm.wait_job(job_of(run), "COMPLETED", timeout=300)
         assert int(job["Restarts"]) >= 1
         assert len(read(run / "provenance.json")) >= 2
         assert_same(run, uninterrupted())
@@ -166,7 +166,7 @@ def test_more_work_than_a_time_limit_allows(slurm, tmp_path, uninterrupted):
     sent = sweep(slurm, tmp_path, LONG, "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=20")
     assert sent.returncode == 0, sent.stderr
     [run] = runs(tmp_path)
-    job = slurm.wait_job(job_of(run), "COMPLETED", timeout=240)
+    job = slurm.wait_job(job_of(run), "COMPLETED", timeout=300)
     assert int(job["Restarts"]) >= 1
     assert "checkpoint saved, back into the queue" in log(run)
     assert_same(run, uninterrupted())
@@ -233,7 +233,7 @@ def test_edits_after_submission_change_nothing(slurm, tmp_path, closed):
     edit(repo / "moco/jobs.py", "cfg = named(cfg)", "cfg = named(cfg)\n    print('edited')")
     closed()
     for run in (frozen, followed):
-        slurm.wait_job(job_of(run), "COMPLETED", timeout=240)
+        slurm.wait_job(job_of(run), "COMPLETED", timeout=300)
         assert configuration(run)["seed"] == 0 and configuration(run)["epochs"] == 20
         assert read(run / "result.json")["epochs"] == 20
     assert "edited" in log(followed) and "edited" not in log(frozen)
