@@ -172,7 +172,7 @@ def trained(tmp_path: Path, checked, monkeypatch: pytest.MonkeyPatch):
         (["model=resnet18", "model.stem=imagenet"], "ResNet"),
         (["model=timm"], "ResNet"),
         (["model=timm", "model.architecture=convnext_atto", "+model.depths=[1,1,1,1]"], "ConvNeXt"),
-        (["model=small", "model.widths=[4,8]"], "SmallResNet"),
+        (["model=small", "model.widths=[8,16]"], "SmallResNet"),
     ],
     ids=["cifar", "imagenet", "timm", "timm-options", "small"],
 )
@@ -192,7 +192,7 @@ def test_exports_load_strictly_by_the_lines_they_come_with(trained, tmp_path: Pa
 
 
 def test_export_goes_where_it_is_told(trained, tmp_path: Path):
-    run, _ = trained("model=small", "model.widths=[4,8]")
+    run, _ = trained("model=small", "model.widths=[8,16]")
     path, lines = export(run, "torchvision", tmp_path / "it's mine.pth")
     names: dict = {}
     exec(lines, names)
@@ -200,7 +200,7 @@ def test_export_goes_where_it_is_told(trained, tmp_path: Path):
 
 
 def test_what_cannot_be_exported(trained):
-    run, _ = trained("model=small", "model.widths=[4,8]")
+    run, _ = trained("model=small", "model.widths=[8,16]")
     whole = run.checkpoint.read_bytes()
     run.checkpoint.write_bytes(whole[:500])
     with pytest.raises(UserError, match="checkpoint.pt is damaged .*: it is kept"):
