@@ -85,6 +85,8 @@ def _train(cfg: dict[str, Any], run: Run, details: Mapping[str, Any]) -> dict[st
         with run.claim(what="train", device=str(parts.device), **details) as claim:
             if cfg["rerun"]:
                 run.clear()
+            elif done := run.result:  # by another process, while this one was building
+                return done
             _write_config(cfg, run, parts)
             tracker = open_tracker(cfg["tracker"], run, cfg, "train", details)
             code = 1
@@ -169,6 +171,9 @@ def linear_eval(
         parts.encoder.load_state_dict(load_encoder(run, cfg).state_dict())
         parts.encoder.to(parts.device)
         with run.claim(what="linear_eval", device=str(parts.device), **details) as claim:
+            result = run.result or result  # another process may have added to it meanwhile
+            if f"{label}/top1" in result and not rerun:
+                return result
             mirror = open_tracker(tracker, run, cfg, "linear_eval", details)
             code = 1
             try:
