@@ -231,7 +231,7 @@ def test_best_epoch_is_kept_beside_the_last(tiny: Make, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("protocol", ["cached", "augmented"])
 def test_linear_evaluation_joins_the_result_and_leaves_the_backbone_alone(protocol: str, tiny: Make) -> None:
-    cfg = tiny("moco", f"probe={protocol}", "probe.epochs=2", "linear_eval=true")
+    cfg = tiny("moco", f"probe={protocol}", "probe.epochs=5", "probe.lr=0.02", "linear_eval=true")
     jobs.train(cfg)
     run = only(cfg)
     name = {"cached": "linear_cached", "augmented": "linear"}[protocol]
