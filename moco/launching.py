@@ -10,7 +10,7 @@ from typing import Any
 
 from moco import config, queues, slurm
 from moco.config import UserError
-from moco.results import settings, varying
+from moco.results import describe, settings
 from moco.runs import EXIT_STOPPED, Run, find, folder_name
 from moco.sweeps import Sweep
 from moco.tasks import Task
@@ -74,12 +74,8 @@ def linear_tasks(cfg: dict[str, Any]) -> list[Task]:
 def label(tasks: list[Task]) -> list[Task]:
     """Gives each task the settings in which it differs from the others, as people would type them."""
     flats = [settings(t.arguments if t.what == "train" else t.run.config) for t in tasks]
-    keys = [key for key in varying(flats) if not key.endswith("_target_")]
-    names = [key for key in keys if key.endswith(".name")]
-    keys = names + [k for k in keys if "." not in k or f"{k.partition('.')[0]}.name" not in names]
-    for task, flat in zip(tasks, flats):
-        shown = [f"{key.removesuffix('.name')}={flat[key]}" for key in keys if flat.get(key) is not None]
-        task.label = " ".join(shown) or task.run.folder.name
+    for task, text in zip(tasks, describe(flats)):
+        task.label = text or task.run.folder.name
     return tasks
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from moco.config import UserError
-from moco.results import settings, varying
+from moco.results import describe, settings
 from moco.runs import Run
 
 
@@ -48,6 +48,5 @@ def names(runs: Sequence[Run]) -> list[str]:
     methods = [flat["method.name"] for flat in flats]
     if len(set(methods)) == len(runs):
         return methods
-    keys = [key for key in varying(flats) if "." not in key or key.endswith(".name")]
-    texts = [" ".join(f"{key.removesuffix('.name')}={flat[key]}" for key in keys if key in flat) for flat in flats]
+    texts = describe(flats)
     return texts if len(set(texts)) == len(runs) else [run.folder.name for run in runs]

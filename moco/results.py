@@ -45,15 +45,46 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def varying(flats: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys in which the configurations differ, interpolated copies of root keys (method.m) left out."""
+    """The settings in which the configurations differ, choices of groups first.
+
+    Left out are interpolated copies of root keys (method.m), and what another choice of a group brings along (method.splits
+    of MoCo beside SimCLR), which its name says already.
+    """
     keys = dict.fromkeys(key for flat in flats for key in flat)
     roots = {key for key in keys if "." not in key}
-    return [
+    found = [
         key
         for key in keys
-        if len({json.dumps(flat.get(key)) for flat in flats}) > 1
+        if not key.endswith("._target_")
         and not (key.startswith("method.") and key.partition(".")[2] in roots)
+        and _varies(key, flats)
     ]
+    return sorted(found, key=lambda key: not key.endswith(".name"))
+
+
+def _varies(key: str, flats: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the key differs; one of a group, among the configurations that share the group's choice."""
+    whole = "." not in key or key.endswith(".name")
+    seen: dict[Any, set[str]] = {}
+    for flat in flats:
+        if whole or key in flat:
+            choice = None if whole else flat.get(f"{key.partition('.')[0]}.name")
+            seen.setdefault(choice, set()).add(json.dumps(flat.get(key)))
+    return any(len(values) > 1 for values in seen.values())
+
+
+def describe(flats: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of each configuration the settings in which it differs from the others, as people would type them."""
+    keys = varying(flats)
+    return [
+        " ".join(f"{key.removesuffix('.name')}={plain(flat[key])}" for key in keys if flat.get(key) is not None)
+        for flat in flats
+    ]
+
+
+def plain(value: Any) -> str:
+    """A value as it is typed."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def table(runs: Iterable[Run]) -> list[dict[str, Any]]:
@@ -66,13 +97,7 @@ def table(runs: Iterable[Run]) -> list[dict[str, Any]]:
     groups: dict[str, list[Finished]] = {}
     for flat, run, result in done:
         groups.setdefault(json.dumps({**flat, "seed": None}, sort_keys=True), []).append((flat, run, result))
-    hidden = {
-        *COLUMNS,
-        "seed",
-        *(f"{g}._target_" for g in ("method", "model", "data", "augment", "optimizer", "schedule")),
-    }
-    # A whole other method or model brings settings of its own: they say nothing beyond its name.
-    extra = [key for key in varying([flat for flat, _, _ in done]) if key not in hidden and _typed(key, done)]
+    extra = [key for key in varying([flat for flat, _, _ in done]) if key not in COLUMNS and key != "seed"]
     rows = []
     for members in groups.values():
         rows += _rows(members, extra)
@@ -93,19 +118,6 @@ def _finished(run: Run) -> Finished | None:
         print(f"warning: left out of the table: {error}", file=sys.stderr)
         return None
     return flat, run, result
-
-
-def _typed(key: str, done: Sequence[Finished]) -> bool:
-    """Whether the key varies among runs that share the choice of its group."""
-    group = key.partition(".")[0]
-    seen: dict[Any, str] = {}
-    if "." not in key or key.endswith(".name"):
-        return True
-    return any(
-        seen.setdefault(flat.get(f"{group}.name"), json.dumps(flat[key])) != json.dumps(flat[key])
-        for flat, _, _ in done
-        if key in flat
-    )
 
 
 def _rows(members: Sequence[Finished], extra: Sequence[str]) -> list[dict[str, Any]]:

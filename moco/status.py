@@ -1,6 +1,5 @@
 """python -m moco status: where each run stands, read off the disk and off SLURM's queue where there is one."""
 
-import json
 import sys
 import time
 from collections import Counter
@@ -10,7 +9,7 @@ from typing import Any
 from moco import slurm
 from moco.config import UserError
 from moco.progress import duration
-from moco.results import settings, varying
+from moco.results import describe, settings
 from moco.runs import Run
 
 COLUMNS = ("id", "state", "epoch", "loss", "kNN", "linear", "left", "where", "job", "point")
@@ -55,21 +54,15 @@ def rows(runs: Sequence[Run]) -> list[dict[str, str]]:
             flats.append({**settings(run.config), "epochs": run.config.get("epochs")})
         except (UserError, AttributeError, KeyError, TypeError) as error:
             flats.append({"damaged": str(error)})
-    whole = [flat for flat in flats if "damaged" not in flat]
-    keys = [key for key in varying(whole) if not key.endswith("_target_")]
+    texts = iter(describe([flat for flat in flats if "damaged" not in flat]))
     queue = slurm.queued(runs)
     found = []
     for run, flat in zip(runs, flats):
-        shown = [f"{key.removesuffix('.name')}={_plain(flat[key])}" for key in keys if flat.get(key) is not None]
         line = row(run, queue)
         if line["epoch"] and flat.get("epochs"):
             line["epoch"] += f"/{flat['epochs']}"
-        found.append(line | {"point": flat.get("damaged") or " ".join(shown) or run.folder.name})
+        found.append(line | {"point": flat.get("damaged") or next(texts) or run.folder.name})
     return found
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def text(lines: Sequence[dict[str, str]], color: bool) -> str:
