@@ -1,0 +1,30 @@
+"""What README and results/ say is what the committed runs hold."""
+
+import pytest
+from common import ROOT
+
+from moco import results
+from moco.runs import all_runs, folder_name
+
+RUNS = ROOT / "results" / "cifar_cpu"
+
+
+@pytest.mark.parametrize("page", ["README.md", "results/README.md"])
+def test_tables_are_those_of_the_committed_runs(page: str) -> None:
+    text = (ROOT / page).read_text()
+    block = text.partition(results.MARKS[0])[2].partition(results.MARKS[1])[0].strip()
+    assert block == results.render(results.table(all_runs(RUNS)), "markdown")
+
+
+def test_committed_runs_are_whole() -> None:
+    runs = all_runs(RUNS)
+    assert {run.config["method"]["name"] for run in runs} == {"moco", "simclr", "npid"}
+    for run in runs:
+        last = [line for line in run.metrics() if "knn/top1" in line][-1]
+        assert run.result["knn/top1"] == last["knn/top1"] and last["epoch"] == run.config["epochs"]
+        assert run.folder.name == folder_name(run.config)
+
+
+def test_cpu_recipe_reaches_its_mark() -> None:
+    [result] = [run.result for run in all_runs(RUNS) if run.config["recipe"]["name"] == "cifar_cpu"]
+    assert result["knn/top1"] >= 58 and result["linear_cached/top1"] >= 62
