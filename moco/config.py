@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+ROOT = Path(__file__).parents[1]
 METHOD_KEYS = ("temperature", "m", "feature_dim", "momentum")  # a method that leaves one out of its section lacks it
 
 DEVICE = r"^(auto|cpu|mps|cuda(:\d+)?)$"
@@ -298,7 +299,12 @@ def help_text(composed: Mapping[str, Any], schema: type[BaseModel] = Config) -> 
         if field.description:
             rows.append((f"{name}={json.dumps(composed.get(name))}".replace('"', ""), _range(field), field.description))
     widths = [max(len(row[i]) for row in rows) for i in range(2)]
-    return "\n".join(f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in rows)
+    lines = [f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in rows]
+    lines += ["", "Groups, as group=choice; what a choice holds is set as group.key=value:"]
+    folders = [ROOT / "conf" / name for name in (*schema.model_fields, *(("sweeps",) if schema is Config else ()))]
+    for folder in filter(Path.is_dir, folders):
+        lines.append(f"  {folder.name}: {', '.join(sorted(p.stem for p in folder.glob('*.yaml')))}")
+    return "\n".join(lines)
 
 
 def _range(field: Any) -> str:

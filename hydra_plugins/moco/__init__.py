@@ -1,1 +1,1 @@
-"""What Hydra insists on finding here: the launchers, the sweeper and the search path of sweeps/."""
+"""What Hydra insists on finding here: the launchers and the sweeper."""
