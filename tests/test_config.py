@@ -20,7 +20,8 @@ from moco.data import Dataset
 from moco.runs import Stopped, folder_name, identity
 
 CONF = Path(__file__).parents[1] / "conf"
-CHOICES = [(file.parent.name, file.stem) for file in sorted(CONF.glob("*/*.yaml")) if file.parent.name != "hydra"]
+GROUPS = sorted(f for f in CONF.iterdir() if f.is_dir() and f.name not in ("hydra", "sweeps"))
+CHOICES = [(folder.name, file.stem) for folder in GROUPS for file in sorted(folder.glob("*.yaml"))]
 CHECKED = "augment data method model optimizer probe recipe schedule tracker".split()
 # What a choice needs beside its name.
 NEEDS = {"image_folder": ["data.root={folder}"]}
