@@ -96,7 +96,9 @@ class MocoLauncher(Launcher):
         return OmegaConf.to_container(OmegaConf.create(values), resolve=True)  # type: ignore[return-value]
 
     def _returned(self, task: Any, overrides: list[str], end: str) -> JobReturn:
-        well = end in ("done", "submitted", "running elsewhere")
+        from moco.launching import ENDED_WELL
+
+        well = end in ENDED_WELL
         value = task.value() if well else RuntimeError(f"{task.label} {end}: see {task.run.folder}")
         returned = JobReturn(overrides=overrides, status=JobStatus.COMPLETED if well else JobStatus.FAILED)
         returned.return_value = value
