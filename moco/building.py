@@ -16,7 +16,7 @@ class Parts:
         from moco.model import channels_last
 
         self.cfg, self.device = cfg, choose_device(device)
-        data = build(cfg["data"] | {"validation": None, "mean": None, "std": None})
+        data = build(cfg["data"])
         self.data = data.hold_out(cfg["data"]["validation"]) if cfg["data"]["validation"] else data
         torch.manual_seed(cfg["seed"])
         self.encoder: Any = channels_last(build(cfg["model"]))
@@ -27,7 +27,7 @@ class Parts:
         """The augmentation of the configuration, or with other values."""
         section = dict(self.cfg["augment"]) | changes
         mean, std = [0.0] * 3, [1.0] * 3
-        if section.pop("normalize"):
+        if section["normalize"]:
             given = self.cfg["data"]["mean"], self.cfg["data"]["std"]
             mean, std = given if all(given) else self.data.moments()
         return build(section, mean=mean, std=std)

@@ -5,14 +5,16 @@ it is said at once. Imports neither torch nor hydra.
 """
 
 import difflib
+import functools
 import importlib
 import inspect
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 ROOT = Path(__file__).parents[1]
@@ -41,9 +43,9 @@ class Component(BaseModel):
 
 class Method(Component):
     symmetric: bool | None = None
-    head_layers: Literal[1, 2] = 1
+    head_layers: Literal[1, 2] | None = None
     hidden_dim: int | None = Field(None, gt=0)
-    head_norm: bool = False
+    head_norm: bool | None = None
     splits: int | None = Field(None, ge=1)
 
 
@@ -263,8 +265,49 @@ def check_words(words: Iterable[str], schema: type[BaseModel] = Config) -> None:
         raise UserError("\n".join(problems))
 
 
+def check_arguments(cfg: Mapping[str, Any]) -> None:
+    """Refuses keys of open groups that their targets do not take. What a choice's own file holds needs no import to know.
+
+    Raises:
+        UserError: a line for each section with such a key.
+    """
+    problems = []
+    for group, section in cfg.items():
+        if isinstance(section, Mapping) and "_target_" in section:
+            own = _own_keys(group, section["_target_"])
+            if any(value is not None and key not in own for key, value in section.items()):
+                try:
+                    arguments(section)
+                except UserError as error:
+                    problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+@functools.cache
+def _own_keys(group: str, target: str) -> frozenset[str]:
+    """The keys that the files of a group's choices give to a target."""
+    contents = [yaml.safe_load(path.read_text()) for path in (ROOT / "conf" / group).glob("*.yaml")]
+    sections = [content.get(group, content) for content in contents]
+    return frozenset(key for section in sections if section.get("_target_") == target for key in section)
+
+
 def build(section: Mapping[str, Any], **live: Any) -> Any:
     """What the section's `_target_` makes of its values and of those live objects that it asks for by name.
+
+    Raises:
+        UserError: no such target, or arguments that it does not take.
+    """
+    target, values, takes = arguments(section)
+    return target(**values, **{key: value for key, value in live.items() if key in takes})
+
+
+# Keys of a section that are for the project itself, not for its target.
+OURS = ("_target_", "name", "scale_lr", "validation", "mean", "std", "normalize")
+
+
+def arguments(section: Mapping[str, Any]) -> tuple[Any, dict[str, Any], Collection[str]]:
+    """A section's target, imported, the values for it, and the names of all that it takes.
 
     Raises:
         UserError: no such target, or arguments that it does not take.
@@ -275,14 +318,14 @@ def build(section: Mapping[str, Any], **live: Any) -> Any:
     except (ImportError, AttributeError) as error:
         raise UserError(f"_target_: {section['_target_']} cannot be imported ({error})") from error
     takes = inspect.signature(target).parameters
-    values = {key: value for key, value in section.items() if key not in ("_target_", "name")}
+    values = {key: value for key, value in section.items() if key not in OURS}
     # Typed keys that were left empty and that this target has no use for (optimizer.momentum of Adam) are no arguments.
     values = {key: value for key, value in values.items() if value is not None or key in takes}
     open_ended = any(p.kind is p.VAR_KEYWORD for p in takes.values())
     for key in values:
         if key not in takes and not open_ended:
             raise UserError(f"{section['name']} has no setting {key}: it takes {', '.join(k for k in takes)}")
-    return target(**values, **{key: value for key, value in live.items() if key in takes})
+    return target, values, takes
 
 
 def register_help(schema: type[BaseModel] = Config) -> None:

@@ -1,8 +1,9 @@
 """What frozen features are worth: weighted kNN, and linear evaluation with or without augmentation."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,28 @@ from torch import Tensor, nn
 
 from moco.seeding import step_seed
 
-OnEpoch = Callable[[int, int, float], None]  # (epoch from 1, epochs, mean loss); what it raises ends the training
+
+class Fitting:
+    """A classifier in training: what `on_step` hears of after each step, and what a checkpoint of it holds."""
+
+    def __init__(self, classifier: nn.Linear, optimizer: torch.optim.Optimizer, epochs: int, per_epoch: int):
+        self.classifier, self.optimizer = classifier, optimizer
+        self.step, self.steps, self.per_epoch = 0, epochs * per_epoch, per_epoch
+        self.loss = torch.zeros((), device=classifier.weight.device)  # of the last step
+
+    def state(self) -> dict[str, Any]:
+        """What `load` goes on from, bit for bit."""
+        parts = {"classifier": self.classifier.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {"step": self.step, **parts}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Goes on from an earlier `state`."""
+        self.step = state["step"]
+        self.classifier.load_state_dict(state["classifier"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+OnStep = Callable[[Fitting], None]  # what it raises ends the training
 
 
 @contextmanager
@@ -140,7 +162,8 @@ def _neighbours(bank: Tensor, queries: Tensor, k: int, query_block: int, bank_bl
 
 def linear_probe_cached(
     train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor, *, num_classes: int,
-    epochs: int, batch_size: int, lr: float, weight_decay: float, seed: int, on_epoch: OnEpoch | None = None,
+    epochs: int, batch_size: int, lr: float, weight_decay: float, seed: int, on_step: OnStep | None = None,
+    start: Mapping[str, Any] | None = None,
 ) -> tuple[float, float]:  # fmt: skip
     """Test accuracy of a linear classifier on features computed once: logistic regression, without augmentation.
 
@@ -152,6 +175,7 @@ def linear_probe_cached(
         train_labels, test_labels: int [N] in [0, num_classes).
         lr, weight_decay: of Adam.
         seed: of the order of the batches.
+        start: the `Fitting.state` to go on from, of a call with equal arguments.
 
     Returns:
         Top-1 and top-5 accuracy in percent after the last epoch.
@@ -164,7 +188,7 @@ def linear_probe_cached(
     classifier = _train_classifier(
         lambda index, step: train.index_select(0, index), train_labels, train.shape[1],
         num_classes=num_classes, epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, seed=seed,
-        factor=lambda step: (1 + math.cos(math.pi * step / steps)) / 2, on_epoch=on_epoch,
+        factor=lambda step: (1 + math.cos(math.pi * step / steps)) / 2, on_step=on_step, start=start,
     )  # fmt: skip
     return _score(classifier, test, test_labels)
 
@@ -173,7 +197,7 @@ def linear_probe_augmented(
     encode: Callable[[Tensor], Tensor], views: Callable[[Tensor], Tensor], preprocess: Callable[[Tensor], Tensor],
     train_images: Tensor, train_labels: Tensor, test_images: Tensor, test_labels: Tensor, *, num_classes: int,
     num_features: int, epochs: int, batch_size: int, lr: float, weight_decay: float, seed: int,
-    on_epoch: OnEpoch | None = None,
+    on_step: OnStep | None = None, start: Mapping[str, Any] | None = None,
 ) -> tuple[float, float]:  # fmt: skip
     """Test accuracy of a linear classifier trained on augmented views, the backbone frozen (leftthomas/SimCLR, linear.py).
 
@@ -197,7 +221,7 @@ def linear_probe_augmented(
     classifier = _train_classifier(
         encode_views, train_labels, num_features,
         num_classes=num_classes, epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, seed=seed,
-        factor=lambda step: 1.0, on_epoch=on_epoch,
+        factor=lambda step: 1.0, on_step=on_step, start=start,
     )  # fmt: skip
     (test,) = features(encode, test_images, preprocess)
     return _score(classifier, test, test_labels)
@@ -206,7 +230,7 @@ def linear_probe_augmented(
 def _train_classifier(
     batch: Callable[[Tensor, int], Tensor], labels: Tensor, num_features: int, *, num_classes: int, epochs: int,
     batch_size: int, lr: float, weight_decay: float, seed: int, factor: Callable[[int], float],
-    on_epoch: OnEpoch | None,
+    on_step: OnStep | None, start: Mapping[str, Any] | None,
 ) -> nn.Linear:  # fmt: skip
     """A softmax classifier fitted by Adam. `batch`: indices [B], step -> features [B, D]; `factor`: step -> share of lr."""
     labels = labels.long()
@@ -214,23 +238,23 @@ def _train_classifier(
     for p in classifier.parameters():
         nn.init.zeros_(p)  # the problem is convex: any start will do, and this one is the same for every seed
     optimizer = torch.optim.Adam(classifier.parameters(), lr=lr, weight_decay=weight_decay)
-    step = 0
-    for epoch in range(epochs):
+    fitting = Fitting(classifier, optimizer, epochs, math.ceil(len(labels) / batch_size))
+    if start:
+        fitting.load(start)
+    for epoch in range(fitting.step // fitting.per_epoch, epochs):
         generator = torch.Generator().manual_seed(step_seed(seed, "probe order", epoch))
         order = torch.randperm(len(labels), generator=generator).to(labels.device)
-        total = torch.zeros((), device=labels.device)
-        for index in order.split(batch_size):
-            x = batch(index, step)
+        for index in order.split(batch_size)[fitting.step % fitting.per_epoch :]:
+            x = batch(index, fitting.step)
             for group in optimizer.param_groups:
-                group["lr"] = lr * factor(step)
+                group["lr"] = lr * factor(fitting.step)
             loss = F.cross_entropy(classifier(x), labels[index])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            total += loss.detach() * len(index)
-            step += 1
-        if on_epoch:
-            on_epoch(epoch + 1, epochs, float(total) / len(labels))
+            fitting.step, fitting.loss = fitting.step + 1, loss.detach()
+            if on_step:
+                on_step(fitting)
     return classifier
 
 

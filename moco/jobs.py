@@ -3,6 +3,7 @@
 import datetime
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 import yaml
 
 from moco.building import Parts, check_sizes, knn_evaluation, load_encoder
+from moco.claims import Stopped
 from moco.config import LABELS, UserError, build, named
-from moco.runs import Run, folder_name, write_atomic
+from moco.files import write_atomic
+from moco.progress import SHOW_EVERY, Progress
+from moco.runs import Run, folder_name
 
 
 def train(cfg: dict[str, Any], run: Run | None = None, **details: Any) -> float:
@@ -53,33 +57,13 @@ def summary(result: Mapping[str, Any]) -> str:
 
 def _train(cfg: dict[str, Any], run: Run, details: Mapping[str, Any]) -> dict[str, Any]:
     """Builds, trains, evaluates and writes result.json; nothing is written before all has been built."""
-    import torch
-
-    from moco import optim
     from moco.tracking import open_tracker
     from moco.training import Signals, fit
 
-    signals = Signals()
-    try:
+    with Signals() as signals:
         parts = Parts(cfg, cfg["device"])
         check_sizes(cfg, parts.data)
-        per_epoch = len(parts.data.train_images) // cfg["batch_size"]
-        torch.manual_seed(cfg["seed"])
-        method = build(
-            cfg["method"],
-            encoder=parts.encoder,
-            num_images=len(parts.data.train_images),
-            steps=cfg["epochs"] * per_epoch,
-        ).to(parts.device)
-        if cfg["compile"]:
-            for name, part in method.named_children():
-                if name.endswith("encoder"):  # the key encoder too
-                    part.compile()
-        section = dict(cfg["optimizer"])
-        if section.pop("scale_lr"):
-            section["lr"] = optim.scaled_lr(section["lr"], cfg["batch_size"])
-        optimizer = build(section, params=[p for p in method.parameters() if p.requires_grad])
-        factor = build(cfg["schedule"], epochs=cfg["epochs"], steps_per_epoch=per_epoch)
+        method, optimizer, factor = _trainable(cfg, parts)
         views = parts.views()
         views(parts.data.train_images[:2])  # a view that cannot be made is found before anything is written
         with run.claim(what="train", device=str(parts.device), **details) as claim:
@@ -88,9 +72,7 @@ def _train(cfg: dict[str, Any], run: Run, details: Mapping[str, Any]) -> dict[st
             elif done := run.result:  # by another process, while this one was building
                 return done
             _write_config(cfg, run, parts)
-            tracker = open_tracker(cfg["tracker"], run, cfg, "train", details)
-            code = 1
-            try:
+            with open_tracker(cfg["tracker"], run, cfg, "train", details) as tracker:
                 evaluate = knn_evaluation(cfg, parts, method, views)
                 state = fit(
                     cfg, run, claim, parts.data.train_images, method, optimizer, factor, views, evaluate, parts.autocast,
@@ -98,12 +80,32 @@ def _train(cfg: dict[str, Any], run: Run, details: Mapping[str, Any]) -> dict[st
                 )  # fmt: skip
                 result = _result(cfg, run, parts, method, state)
                 run.write_result(result)
-                code = 0
-            finally:
-                tracker.finish(code)
-        return result
-    finally:
-        signals.restore()
+                return result
+
+
+def _trainable(cfg: Mapping[str, Any], parts: Parts) -> tuple[Any, Any, Any]:
+    """The method on its device, its optimizer and its schedule, weights drawn by the seed."""
+    import torch
+
+    from moco import optim
+
+    per_epoch = len(parts.data.train_images) // cfg["batch_size"]
+    torch.manual_seed(cfg["seed"])
+    method = build(
+        cfg["method"],
+        encoder=parts.encoder,
+        num_images=len(parts.data.train_images),
+        steps=cfg["epochs"] * per_epoch,
+    ).to(parts.device)
+    if cfg["compile"]:
+        for name, part in method.named_children():
+            if name.endswith("encoder"):  # the key encoder too
+                part.compile()
+    section = dict(cfg["optimizer"])
+    if section["scale_lr"]:
+        section["lr"] = optim.scaled_lr(section["lr"], cfg["batch_size"])
+    optimizer = build(section, params=[p for p in method.parameters() if p.requires_grad])
+    return method, optimizer, build(cfg["schedule"], epochs=cfg["epochs"], steps_per_epoch=per_epoch)
 
 
 def _write_config(cfg: Mapping[str, Any], run: Run, parts: Parts) -> None:
@@ -165,8 +167,7 @@ def linear_eval(
     from moco.tracking import open_tracker
     from moco.training import Signals
 
-    signals = Signals()
-    try:
+    with Signals() as signals:
         parts = Parts(cfg, device)
         parts.encoder.load_state_dict(load_encoder(run, cfg).state_dict())
         parts.encoder.to(parts.device)
@@ -174,62 +175,73 @@ def linear_eval(
             result = run.result or result  # another process may have added to it meanwhile
             if f"{label}/top1" in result and not rerun:
                 return result
-            mirror = open_tracker(tracker, run, cfg, "linear_eval", details)
-            code = 1
-            try:
-                top1, top5 = _probe(parts, probe, seed, claim, signals)
+            with open_tracker(tracker, run, cfg, "linear_eval", details) as mirror:
+                top1, top5 = _probe(run, parts, {**probe, "seed": seed}, rerun, claim, signals)
                 metrics = {f"{label}/top1": top1, f"{label}/top5": top5}
                 run.append_metrics({"epoch": result["epochs"], "step": result["steps"], **metrics})
                 mirror.log(result["steps"], metrics)
-                classifier = result.setdefault("probes", {})
-                parameters = int(parts.encoder.num_features) * len(parts.data.classes) + len(parts.data.classes)
-                classifier[probe["name"]] = {**probe, "seed": seed, "params_classifier": parameters, "finished": _now()}
+                parameters = (int(parts.encoder.num_features) + 1) * len(parts.data.classes)
+                described = {**probe, "seed": seed, "params_classifier": parameters, "finished": _now()}
+                result.setdefault("probes", {})[probe["name"]] = described
                 result |= metrics
                 run.write_result(result)
-                code = 0
-            finally:
-                mirror.finish(code)
-    finally:
-        signals.restore()
     print(f"{run.folder}: {summary(result)}")
     return result
 
 
-def _probe(parts: Parts, probe: Mapping[str, Any], seed: int, claim: Any, signals: Any) -> tuple[float, float]:
-    """Test top-1 and top-5 of a linear classifier on the frozen backbone in eval mode."""
+def _probe(run: Run, parts: Parts, probe: Mapping[str, Any], rerun: bool, claim: Any, signals: Any) -> Any:
+    """Test top-1 and top-5 of a linear classifier on the frozen backbone in eval mode, from its checkpoint on."""
     from moco import evaluation
-    from moco.progress import Progress
-    from moco.runs import Stopped
+    from moco.training import load_checkpoint, save_atomic
 
-    bar = Progress("linear evaluation", probe["epochs"])
+    path = run.folder / f"probe_{probe['name']}.pt"
+    saved = load_checkpoint(path) if path.exists() and not rerun else {}
+    start = saved["fitting"] if saved.get("probe") == probe else None
+    data, (images, labels) = parts.data, parts.data.labelled()
+    steps = probe["epochs"] * -(-len(labels) // probe["batch_size"])
+    shown = kept = time.monotonic()
+
+    def new_bar() -> Progress:
+        return Progress("linear evaluation", steps, start["step"] if start else 0)
+
+    def on_step(fitting: Any) -> None:
+        nonlocal shown, kept
+        now = time.monotonic()
+        if now - shown >= SHOW_EVERY:
+            shown = now
+            numbers = {"epoch": (fitting.step - 1) // fitting.per_epoch + 1, "loss": float(fitting.loss)}
+            bar.update(fitting.step, **numbers)
+            claim.progress(step=fitting.step, steps=steps, left=bar.left(fitting.step), **numbers)
+        if signals.save or now - kept >= 60 * run.config["checkpoint_minutes"]:
+            kept, signals.save = now, False
+            save_atomic({"probe": dict(probe), "fitting": fitting.state()}, path)
+        if signals.received:
+            raise Stopped(signals.received)
 
     def encode(x: Any) -> Any:
         with parts.autocast():
             return parts.encoder(x)
 
-    def on_epoch(epoch: int, epochs: int, loss: float) -> None:
-        bar.update(epoch, loss=loss)
-        claim.progress(epoch=epoch, epochs=epochs, loss=loss, left=bar.left(epoch))
-        if signals.received:
-            raise Stopped(signals.received)
-
-    data, (images, labels) = parts.data, parts.data.labelled()
-    settings = {key: probe[key] for key in ("epochs", "batch_size", "lr", "weight_decay")}
-    shared: dict[str, Any] = dict(num_classes=len(data.classes), seed=seed, on_epoch=on_epoch, **settings)
+    settings = {key: probe[key] for key in ("epochs", "batch_size", "lr", "weight_decay", "seed")}
+    shared: dict[str, Any] = dict(num_classes=len(data.classes), on_step=on_step, start=start, **settings)
     clean = parts.views().clean
     with evaluation.eval_mode(parts.encoder):
         if probe["name"] == "cached":
+            print("features of all images, then the classifier", file=sys.stderr, flush=True)
             (train,), (test,) = (evaluation.features(encode, x, clean) for x in (images, data.test_images))
+            bar = new_bar()
             accuracy = evaluation.linear_probe_cached(train, labels, test, data.test_labels, **shared)
         else:
             views = parts.views(
                 size=None, crop=[0.08, 1.0], flip=0.5, jitter=[0.0] * 4, gray=0.0, blur=0.0, solarize=0.0
             )
+            bar = new_bar()
             accuracy = evaluation.linear_probe_augmented(
                 encode, views, clean, images, labels, data.test_images, data.test_labels,
                 num_features=parts.encoder.num_features, **shared,
             )  # fmt: skip
     bar.close()
+    path.unlink(missing_ok=True)
     return accuracy
 
 

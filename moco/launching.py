@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from moco import config, queues, slurm
+from moco.claims import EXIT_STOPPED
 from moco.config import UserError
 from moco.results import describe, settings
-from moco.runs import EXIT_STOPPED, Run, find, folder_name
+from moco.runs import Run, find, folder_name
 from moco.sweeps import Sweep
 from moco.tasks import Task
 
@@ -53,6 +54,7 @@ def _task(values: Mapping[str, Any], fold: bool) -> Task:
             raise UserError("run is missing: give the id or folder of a finished run, run=<id>")
         return Task(find(cfg["runs_dir"], str(cfg["run"])), "linear_eval", cfg)
     cfg = config.named(config.check(values, fold=fold))
+    config.check_arguments(cfg)
     return Task(Run(Path(cfg["runs_dir"]).absolute() / folder_name(cfg)), "train", cfg)
 
 

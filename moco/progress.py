@@ -4,6 +4,7 @@ import sys
 import time
 from typing import Any
 
+SHOW_EVERY = 0.5  # seconds between looks at the loss, each of which waits for the device
 PLAIN_EVERY = 30.0  # seconds between plain lines
 
 

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from moco import slurm
+from moco.claims import born
 from moco.config import UserError
 from moco.progress import duration
-from moco.runs import born
 from moco.sweeps import Sweep
 from moco.tasks import Task
 
 ROOT = Path(__file__).parents[1]
 POLL = 0.1  # seconds between looks at local jobs
-POLL_SLURM = 5.0
+POLL_SLURM = 1.0, 10.0  # between looks at SLURM, at first and in the long run: its controller serves many
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -147,11 +147,12 @@ class LocalQueue:
             setup=self.options["setup"] or (), **gpus,
         )  # fmt: skip
         threads = self.options["cpus_per_task"] or max(1, len(os.sched_getaffinity(0)) // len(self.slots))
+        wait = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve whatever shares the machine
         job = task.job(self.sweep.name, (os.getpid(), born(os.getpid())), slot[1])
         # Ctrl-C reaches the whole terminal: the job's controller must not take it for an order to kill.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            with environment(PYTHONPATH=self.path, OMP_NUM_THREADS=str(threads)):
+            with environment(PYTHONPATH=self.path, OMP_NUM_THREADS=str(threads), OMP_WAIT_POLICY=wait):
                 submitted = executor.submit(job)
         finally:
             signal.signal(signal.SIGINT, before)
@@ -218,8 +219,10 @@ class SlurmQueue:
     def _follow(self, tasks: list[Task]) -> dict[Path, str]:
         """Waits for the ends of the tasks and tells each."""
         failures, ends, limit = 0, dict[Path, str](), self.options["fail_fast"]
+        pause, longest = POLL_SLURM
         while tasks:
-            time.sleep(POLL_SLURM)
+            time.sleep(pause)
+            pause = min(1.1 * pause, longest)
             try:
                 queue = slurm.slurm_jobs()
             except UserError as error:  # the controller restarts now and then; the jobs go on

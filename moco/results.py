@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from moco.config import LABELS, UserError
-from moco.runs import NOT_IDENTITY, Run, write_atomic
+from moco.files import write_atomic
+from moco.runs import NOT_IDENTITY, Run
 
 PROTOCOLS = {"knn": "kNN", "linear": "Linear", "linear_cached": "Linear (cached)"}
 PROBES = {label: protocol for protocol, label in LABELS.items()}
@@ -98,10 +99,9 @@ def table(runs: Iterable[Run]) -> list[dict[str, Any]]:
     for flat, run, result in done:
         groups.setdefault(json.dumps({**flat, "seed": None}, sort_keys=True), []).append((flat, run, result))
     extra = [key for key in varying([flat for flat, _, _ in done]) if key not in COLUMNS and key != "seed"]
-    rows = []
-    for members in groups.values():
-        rows += _rows(members, extra)
-    return rows
+    rows = [row for members in groups.values() for row in _rows(members, extra)]
+    # A published row stands once, whatever was varied around its recipe.
+    return list({(row["Protocol"], row["path"], str(row["Top-1"])): row for row in rows}.values())
 
 
 def _finished(run: Run) -> Finished | None:

@@ -7,8 +7,9 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 
+from moco.claims import HEARTBEAT
 from moco.config import UserError
-from moco.runs import HEARTBEAT, Run
+from moco.runs import Run
 
 SILENT = 2.5 * HEARTBEAT  # so long without a heartbeat, a holder whose job is unknown is dead
 ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")

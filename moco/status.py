@@ -1,5 +1,7 @@
 """python -m moco status: where each run stands, read off the disk and off SLURM's queue where there is one."""
 
+import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -7,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from moco import slurm
+from moco.claims import machine
 from moco.config import UserError
 from moco.progress import duration
 from moco.results import describe, settings
@@ -98,11 +101,6 @@ def watch(look: Any, seconds: float) -> None:
 
 def cancel(runs: Sequence[Run], launchers: Sequence[int]) -> list[str]:
     """Stops launchers and running jobs, checkpoints saved, and takes queued jobs out; says what it did."""
-    import os
-    import signal
-
-    from moco.runs import machine
-
     said = []
     for pid in launchers:
         os.kill(pid, signal.SIGTERM)

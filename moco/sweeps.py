@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from moco.claims import born, machine
 from moco.config import UserError
-from moco.runs import Run, born, locked, machine, read_json, write_json
+from moco.files import locked, read_json, write_json
+from moco.runs import Run
 
 
 class Sweep:

@@ -13,8 +13,10 @@ from typing import Any
 import yaml
 
 from moco import slurm
+from moco.claims import Held, Stopped, born
 from moco.config import LABELS
-from moco.runs import Held, Run, Stopped, born, write_atomic
+from moco.files import write_atomic
+from moco.runs import Run
 
 
 @dataclass

@@ -12,7 +12,13 @@ SUMMARY_MAX = ("knn/top1", "knn/top5", "knn_head/top1", "knn_head/top5", "linear
 
 
 class NoTracker:
-    """Takes everything and keeps nothing."""
+    """Takes everything and keeps nothing. As a context, finishes with exit code 1 where an error leaves it, else 0."""
+
+    def __enter__(self) -> "NoTracker":
+        return self
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        self.finish(int(kind is not None))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         pass
@@ -21,7 +27,7 @@ class NoTracker:
         pass
 
 
-class Wandb:
+class Wandb(NoTracker):
     """One wandb run for each run: same id, resumed by training after a kill and by linear evaluation."""
 
     def __init__(
@@ -78,6 +84,6 @@ def _say(text: str) -> None:
 
 def open_tracker(
     settings: Mapping[str, Any], run: Run, config: Mapping[str, Any], job_type: str, details: Mapping[str, Any]
-) -> NoTracker | Wandb:
+) -> NoTracker:
     """The tracker that the configuration names; job_type is train or linear_eval, details may name the sweep."""
     return NoTracker() if settings["name"] == "none" else Wandb(settings, run, config, job_type, details.get("sweep"))

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moco.claims import Claim, Stopped
 from moco.config import UserError
-from moco.progress import Progress
-from moco.runs import Claim, Run, Stopped
+from moco.progress import SHOW_EVERY, Progress
+from moco.runs import Run
 from moco.seeding import step_seed
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-SHOW_EVERY = 0.5  # seconds between looks at the loss, each of which waits for the device
 
 
 class Signals:
@@ -42,7 +42,10 @@ class Signals:
         if number != signal.SIGTERM or os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
             self.received = signal.Signals(number).name
 
-    def restore(self) -> None:
+    def __enter__(self) -> "Signals":
+        return self
+
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

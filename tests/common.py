@@ -22,5 +22,5 @@ def python(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedPr
     """A python process of the project, from any directory, with its output."""
     command = [sys.executable, *words]
     return subprocess.run(
-        command, cwd=cwd, env={**ENVIRONMENT, **environment}, capture_output=True, text=True, timeout=300
+        command, cwd=cwd, env={**ENVIRONMENT, **environment}, capture_output=True, text=True, timeout=600
     )

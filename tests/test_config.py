@@ -15,9 +15,10 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from moco import config, data, jobs
+from moco.claims import Stopped
 from moco.config import UserError
 from moco.data import Dataset
-from moco.runs import Stopped, folder_name, identity
+from moco.runs import folder_name, identity
 
 CONF = Path(__file__).parents[1] / "conf"
 GROUPS = sorted(f for f in CONF.iterdir() if f.is_dir() and f.name not in ("hydra", "sweeps"))

@@ -1,5 +1,6 @@
 """kNN against a double loop in float64, linear evaluation against scikit-learn, and what must stay unchanged."""
 
+import copy
 import hashlib
 import math
 from functools import partial
@@ -335,24 +336,30 @@ def test_every_step_has_its_own_order_and_views():
     assert len(epochs[0].flatten(1).unique(dim=0)) == 8
 
 
-def test_on_epoch_hears_of_every_epoch_and_may_stop():
-    heard = []
-    augmented(backbone(), epochs=3, on_epoch=lambda *args: heard.append(args))
-    assert [h[:2] for h in heard] == [(1, 3), (2, 3), (3, 3)]
-    assert heard[0][2] > heard[2][2] > 0
-
-    def stop(epoch, epochs, loss):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        augmented(backbone(), on_epoch=stop)
-
-
-def test_loss_of_the_first_epoch_is_the_mean_over_its_images():
+def test_on_step_hears_of_every_step():
     """With a learning rate of 0 the classifier stays at zero, whose loss is log C for every batch, the last one too."""
     heard = []
-    augmented(backbone(), n=50, lr=0.0, epochs=1, on_epoch=lambda *args: heard.append(args[2]))
-    assert heard == [pytest.approx(math.log(3), rel=1e-6)]
+    augmented(backbone(), n=50, lr=0.0, epochs=2, on_step=lambda f: heard.append((f.step, f.steps, float(f.loss))))
+    assert heard == [(step, 8, pytest.approx(math.log(3), rel=1e-6)) for step in range(1, 9)]
+
+
+@pytest.mark.parametrize("at", [1, 4, 6, 12])
+def test_a_probe_that_was_stopped_goes_on_bit_for_bit(optimizers, digits, at):
+    """In the middle of an epoch, at its end and after the last step."""
+    settings = dict(num_classes=10, epochs=3, batch_size=300, lr=1e-2, weight_decay=1e-6, seed=0)
+    for probe in (partial(augmented, backbone()), partial(linear_probe_cached, *digits, **settings)):
+        kept = {}
+
+        def stop(fitting, kept=kept):
+            if fitting.step == at:
+                kept |= copy.deepcopy(fitting.state())
+                raise KeyboardInterrupt
+
+        whole, weights = probe(), optimizers[-1].param_groups[0]["params"][0].detach()
+        with pytest.raises(KeyboardInterrupt):
+            probe(on_step=stop)
+        assert probe(start=kept) == whole
+        assert torch.equal(optimizers[-1].param_groups[0]["params"][0], weights)
 
 
 def test_step_seed_keeps_seeds_streams_and_steps_apart():

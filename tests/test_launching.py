@@ -1,38 +1,52 @@
 """Sweeps on this machine: slots, claims, kills, Ctrl-C. Real processes."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from common import ENVIRONMENT, METHODS, ROOT, TINY, python
 
 from moco import launching
 from moco.config import UserError
 
+Sweep = Callable[..., subprocess.Popen[str]]
 TRAIN = str(ROOT / "train.py")
-SHORT = [*METHODS["moco"], *[word for word in TINY if not word.startswith("epochs")], "epochs=1"]
+ONE_THREAD = "hydra.launcher.cpus_per_task=1"
+SHORT = [*METHODS["moco"], *[word for word in TINY if not word.startswith("epochs")], "epochs=1", ONE_THREAD]
 LONG = [*SHORT, "epochs=300", "eval_every=300", "checkpoint_minutes=0.01"]
 
 
-def sweep(*words: str, cwd: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, TRAIN, "-m", *words], cwd=cwd, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, start_new_session=True,
-    )  # fmt: skip
+@pytest.fixture
+def sweep(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """sweep("seed=0,1") -> the launcher, started in tmp_path with a session of its own; none outlives the test."""
+    with contextlib.ExitStack() as launchers:
+
+        def start(*words: str) -> subprocess.Popen[str]:
+            launcher = subprocess.Popen(
+                [sys.executable, TRAIN, "-m", *words], cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, text=True, start_new_session=True,
+            )  # fmt: skip
+            launchers.enter_context(launcher)
+            launchers.callback(launcher.kill)
+            return launcher
+
+        yield start
 
 
 def claims(cwd: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in cwd.glob("runs/*/claim.json")]
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 300) -> Any:
     deadline = time.time() + seconds
     while not (found := condition()):
         assert time.time() < deadline, "waited in vain"
@@ -66,14 +80,14 @@ def test_eight_points_on_two_slots(tmp_path: Path) -> None:
         assert {c["visible"] for c in held if c["slot"] == slot} == {slot[0]}
 
 
-def test_killed_launcher_and_the_same_command_again(tmp_path: Path) -> None:
+def test_killed_launcher_and_the_same_command_again(tmp_path: Path, sweep: Sweep) -> None:
     words = [*LONG, "epochs=40", "seed=0,1,2", "hydra.launcher.devices=cpu"]
-    launcher = sweep(*words, cwd=tmp_path)
+    launcher = sweep(*words)
     wait_for(lambda: lines(tmp_path) >= 3)
     launcher.kill()
     launcher.communicate()
     # The job notices that its launcher is gone, saves and stops.
-    wait_for(lambda: [c["ended"] for c in claims(tmp_path)] == ["stopped"], 30)
+    wait_for(lambda: [c["ended"] for c in claims(tmp_path)] == ["stopped"])
     first = lines(tmp_path)
     again = python(TRAIN, "-m", *words, cwd=tmp_path)
     assert again.returncode == 0 and "3 points, 0 done" in again.stdout, again.stdout + again.stderr
@@ -85,22 +99,22 @@ def test_killed_launcher_and_the_same_command_again(tmp_path: Path) -> None:
     assert "3 points, 3 done, 0 running elsewhere, 0 to start" in third.stdout
 
 
-def test_two_launchers_at_once_train_each_point_once(tmp_path: Path) -> None:
+def test_two_launchers_at_once_train_each_point_once(tmp_path: Path, sweep: Sweep) -> None:
     words = [*SHORT, "seed=range(4)", "epochs=8", "hydra.launcher.devices=cpu"]
-    both = [sweep(*words, cwd=tmp_path) for _ in range(2)]
-    outputs = [launcher.communicate(timeout=240)[0] for launcher in both]
+    both = [sweep(*words) for _ in range(2)]
+    outputs = [launcher.communicate(timeout=600)[0] for launcher in both]
     assert [launcher.returncode for launcher in both] == [0, 0], outputs
     attempts = [len(json.loads(p.read_text())) for p in tmp_path.glob("runs/*/provenance.json")]
     assert attempts == [1] * 4, outputs
     assert {c["ended"] for c in claims(tmp_path)} == {"done"}
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
+def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path, sweep: Sweep) -> None:
     words = [*LONG, "epochs=60", "seed=0,1", "hydra.launcher.devices=cpu", "hydra.launcher.jobs_per_device=2"]
-    launcher = sweep(*words, cwd=tmp_path)
+    launcher = sweep(*words)
     wait_for(lambda: lines(tmp_path) >= 4 and len(list(tmp_path.glob("runs/*/metrics.jsonl"))) == 2)
     os.killpg(launcher.pid, signal.SIGINT)  # as a terminal does: the launcher, the controllers and the jobs get it
-    output = launcher.communicate(timeout=60)[0]
+    output = launcher.communicate(timeout=300)[0]
     assert launcher.returncode == 75, output
     assert {c["ended"] for c in claims(tmp_path)} == {"stopped"}
     assert len(list(tmp_path.glob("runs/*/checkpoint.pt"))) == 2
@@ -110,13 +124,13 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     assert [len(json.loads(p.read_text())) for p in tmp_path.glob("runs/*/provenance.json")] == [2, 2]
 
 
-def test_closed_terminal_does_not_end_the_sweep(tmp_path: Path) -> None:
-    launcher = sweep(*SHORT, "seed=0,1", cwd=tmp_path)
+def test_closed_terminal_does_not_end_the_sweep(tmp_path: Path, sweep: Sweep) -> None:
+    launcher = sweep(*SHORT, "seed=0,1")
     wait_for(lambda: claims(tmp_path))
     os.killpg(launcher.pid, signal.SIGHUP)
     assert launcher.stdout
     launcher.stdout.close()
-    assert launcher.wait(120) == 0
+    assert launcher.wait(300) == 0
     assert len(list(tmp_path.glob("runs/*/result.json"))) == 2
 
 
@@ -131,17 +145,29 @@ def test_one_failure_stops_no_other_and_is_listed(tmp_path: Path) -> None:
     assert rest.returncode == 1 and len(list(tmp_path.glob("runs/*/result.json"))) == 2
 
 
-def test_killed_and_out_of_memory_points_beside_one_that_finishes(tmp_path: Path) -> None:
-    launcher = sweep(*LONG, "seed=0,1", "hydra.launcher.jobs_per_device=2", "hydra.launcher.devices=cpu", cwd=tmp_path)
+def test_killed_and_out_of_memory_points_beside_one_that_finishes(tmp_path: Path, sweep: Sweep) -> None:
+    launcher = sweep(*LONG, "seed=0,1", "hydra.launcher.jobs_per_device=2", "hydra.launcher.devices=cpu")
     wait_for(lambda: len(list(tmp_path.glob("runs/*/metrics.jsonl"))) == 2)
     os.kill(claims(tmp_path)[0]["pid"], signal.SIGKILL)
     other = claims(tmp_path)[1]["pid"]
-    wait_for(lambda: "1 killed" in python("-m", "moco", "status", cwd=tmp_path).stdout, 30)
+    wait_for(lambda: "1 killed" in python("-m", "moco", "status", cwd=tmp_path).stdout)
     assert Path(f"/proc/{other}").exists()
     cancelled = python("-m", "moco", "cancel", "seed", cwd=tmp_path)
     assert f"launcher {launcher.pid} told to stop" in cancelled.stdout
-    output = launcher.communicate(timeout=60)[0]
+    output = launcher.communicate(timeout=300)[0]
     assert launcher.returncode == 1 and "killed: seed=" in output
+
+
+def test_arguments_that_a_group_does_not_take_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    words = ["+optimizer.foo=3", "+model.fo=1", "seed=0,1", "+optimizer.nesterov=true", "+data.zz=1"]
+    answer = python(TRAIN, "-m", *SHORT, *words, cwd=tmp_path)
+    assert answer.returncode == 1 and list(tmp_path.iterdir()) == []
+    for said in (
+        "sgd has no setting foo: it takes params, lr",
+        "small has no setting fo: ",
+        "digits has no setting zz: ",
+    ):
+        assert answer.stderr.count(said) == 2
 
 
 def test_bad_points_are_listed_together_and_nothing_is_written(tmp_path: Path) -> None:
@@ -183,6 +209,22 @@ def test_sweep_of_linear_evaluations(tmp_path: Path) -> None:
     assert len(results) == 2 and all("linear_cached/top1" in r for r in results)
     again = python(*words, cwd=tmp_path)
     assert again.returncode == 0 and "2 points, 2 done" in again.stdout
+
+
+def test_optuna_gets_the_objective_of_each_batch(tmp_path: Path) -> None:
+    """Hydra's sweeper for Optuna asks, two points at a time, and picks the best of the returned values."""
+    space = {
+        "hydra/sweeper": "optuna",
+        "hydra.sweeper.n_trials": 4,
+        "hydra.sweeper.n_jobs": 2,
+        "hydra.sweeper.direction": "maximize",
+    }
+    words = [*SHORT, *(f"{key}={value}" for key, value in space.items()), "temperature=interval(0.05,0.5)"]
+    answer = python(TRAIN, "-m", *words, cwd=tmp_path, PYTHONWARNINGS="default")
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    scores = [json.loads(path.read_text())["knn/top1"] for path in tmp_path.glob("runs/*/result.json")]
+    best = yaml.safe_load((tmp_path / "runs/sweeps/optimization_results.yaml").read_text())
+    assert len(scores) == 4 and best["best_value"] == max(scores)
 
 
 def test_equal_points_share_a_task(tiny: Callable[..., dict[str, Any]]) -> None:

@@ -120,6 +120,12 @@ def test_the_published_row_stands_beside_ours(finish, rows):
     assert found[1]["Method"] is None and list(found[1]) == list(found[0])
 
 
+def test_the_published_row_stands_once_beside_all_that_was_varied_around_its_recipe(finish, rows):
+    finish("recipe=simclr_seed")
+    finish("recipe=simclr_seed", "temperature=0.3")
+    assert sorted(row["Protocol"] for row in rows()) == ["kNN", "kNN", "kNN, published"]
+
+
 def test_a_published_row_without_top5_and_with_a_note(finish):
     # The same settings with and without the recipe's name: one configuration with two seeds.
     folders = finish("seed=0"), finish("recipe=moco_cifar", "seed=1")

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from moco import runs
+from moco import claims, runs
+from moco.claims import Held, Stopped
 from moco.config import UserError
-from moco.runs import Held, Run, Stopped
+from moco.runs import Run
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def _try(folder: str, start: float, out: "multiprocessing.Queue[str]") -> None:
 
 
 def test_of_many_at_once_one_gets_an_abandoned_run(run: Run) -> None:
-    holder = {"token": "x", "machine": runs.machine(), "pid": 2**22 + 1, "born": "1", "host": "h", "ended": None}
+    holder = {"token": "x", "machine": claims.machine(), "pid": 2**22 + 1, "born": "1", "host": "h", "ended": None}
     (run.folder / "claim.json").write_text(json.dumps(holder))
     assert run.state() == "killed"
     context = multiprocessing.get_context("spawn")
@@ -90,7 +91,7 @@ def test_holder_on_another_machine_is_judged_by_its_heartbeat(run: Run) -> None:
         json.dumps({"token": "x", "machine": "elsewhere", "host": "n7", "pid": 1, "born": "1", "ended": None})
     )
     assert run.state() == "running"
-    os.utime(path, (time.time() - runs.STALE - 1,) * 2)
+    os.utime(path, (time.time() - claims.STALE - 1,) * 2)
     assert run.state() == "killed"
 
 
@@ -105,7 +106,7 @@ def test_requeued_job_takes_its_own_claim_over(run: Run) -> None:
 
 def test_holder_that_was_replaced_notices(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "HEARTBEAT", 0.05)
-    with pytest.raises(runs.Lost), run.claim() as claim:
+    with pytest.raises(claims.Lost), run.claim() as claim:
         (run.folder / "claim.json").write_text(json.dumps({"token": "another", "ended": None}))
         for _ in range(100):
             time.sleep(0.05)

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from moco import jobs, training
+from moco.claims import Stopped
 from moco.config import UserError
-from moco.runs import Run, Stopped
+from moco.runs import Run
 
 Make = Callable[..., dict[str, Any]]
 PER_EPOCH = 1437 // 64
