@@ -105,7 +105,7 @@ def test_requeued_job_takes_its_own_claim_over(run: Run) -> None:
 
 
 def test_holder_that_was_replaced_notices(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(claims, "HEARTBEAT", 0.05)
     with pytest.raises(claims.Lost), run.claim() as claim:
         (run.folder / "claim.json").write_text(json.dumps({"token": "another", "ended": None}))
         for _ in range(100):
@@ -115,7 +115,7 @@ def test_holder_that_was_replaced_notices(run: Run, monkeypatch: pytest.MonkeyPa
 
 
 def test_heartbeat_carries_progress(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(claims, "HEARTBEAT", 0.05)
     with run.claim() as claim:
         claim.progress(step=7)
         deadline = time.time() + 20
