@@ -264,19 +264,19 @@ def edit(path: Path, old: str, new: str) -> None:
 
 def test_status_logs_and_cancel_read_the_queue(slurm, tmp_path):
     """Of three points, one at a time, the first is done, the second runs and the third waits."""
-    words = ["seed=0,1,2", "epochs=10", "hydra.launcher.array_parallelism=1", "hydra.launcher.gpus_per_node=1"]
+    words = ["epochs=2,500,501", "hydra.launcher.array_parallelism=1", "hydra.launcher.gpus_per_node=1"]
     sent = sweep(slurm, tmp_path, *words, "hydra.launcher.sweep=three")
     assert sent.returncode == 0, sent.stderr
     moco = lambda *words: call(slurm, "-m", "moco", *words, "--runs-dir", tmp_path)  # noqa: E731
-    second = next(run for run in runs(tmp_path) if configuration(run)["seed"] == 1)
+    second = next(run for run in runs(tmp_path) if configuration(run)["epochs"] == 500)
     wait_until((second / "metrics.jsonl").exists, 600, "the second to run")
     text = moco("status", "three").stdout
     rows = {line.split("  ")[-1].strip(): line for line in text.splitlines()}
-    assert " done " in rows["seed=0"]
-    assert " running " in rows["seed=1"] and ":gpu 0" in rows["seed=1"] and job_of(second) in rows["seed=1"]
-    assert " queued " in rows["seed=2"] and "JobArrayTaskLimit" in rows["seed=2"]
+    assert " done " in rows["epochs=2"]
+    assert " running " in rows["epochs=500"] and ":gpu 0" in rows["epochs=500"] and job_of(second) in rows["epochs=500"]
+    assert " queued " in rows["epochs=501"] and "JobArrayTaskLimit" in rows["epochs=501"]
     assert text.splitlines()[-1] == "1 done, 1 running, 1 queued"
-    assert "epoch 1/10" in moco("logs", second.name.rpartition("-")[2]).stdout
+    assert "epoch 1/500" in moco("logs", second.name.rpartition("-")[2]).stdout
 
     said = moco("cancel", "three")
     assert said.returncode == 0 and said.stdout.count("cancelled") == 2, said
