@@ -1,30 +1,23 @@
-"""python -m moco status | logs | cancel | table | plot | export: everything that reads runs."""
+"""python -m moco status | logs | cancel | table | plot | report | export: everything that reads runs."""
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from moco import results
+from moco import tables
 from moco.config import UserError
-from moco.runs import Run, all_runs, find
-from moco.sweeps import Sweep, sweep_names
+from moco.files import write_atomic
+from moco.runs import Run, find
+from moco.sweeps import Sweep, select, sweep_names
 
 NAMES = "sweeps, ids, beginnings of ids, or folders"
 
 
 def selected(arguments: argparse.Namespace) -> list[Run]:
     """The runs and the runs of the sweeps named on the command line, or all."""
-    known = sweep_names(arguments.runs_dir) if arguments.names else []
-    chosen: dict[Path, Run] = {}
-    for name in arguments.names:
-        named = Sweep(arguments.runs_dir, name).runs() if name in known else [find(arguments.runs_dir, name)]
-        chosen |= {run.folder: run for run in named}
-    runs = list(chosen.values()) if arguments.names else all_runs(arguments.runs_dir)
-    if not runs:
-        raise UserError(f"there are no runs in {arguments.runs_dir}: train one, or give --runs-dir")
-    return runs
+    return select(arguments.runs_dir, arguments.names)
 
 
 def show_status(arguments: argparse.Namespace) -> None:
@@ -55,9 +48,18 @@ def cancel(arguments: argparse.Namespace) -> None:
 
 
 def table(arguments: argparse.Namespace) -> None:
-    text = results.render(results.table(selected(arguments)), arguments.format)
+    columns = [name.strip() for name in arguments.columns.split(",") if name.strip()]
+    rows = tables.table(selected(arguments), arguments.where, arguments.sort, columns)
+    if arguments.format == "parquet":
+        if not arguments.out:
+            raise UserError("parquet is no text: give a file with --out")
+        written(arguments.out, lambda: tables.write_parquet(rows, arguments.out))
+        return
+    text = tables.render(rows, arguments.format)
     if arguments.into:
-        results.rewrite_block(arguments.into, text)
+        tables.rewrite_block(arguments.into, text)
+    elif arguments.out:
+        written(arguments.out, lambda: write_atomic(arguments.out, text + "\n"))
     else:
         print(text)
 
@@ -65,7 +67,27 @@ def table(arguments: argparse.Namespace) -> None:
 def plot(arguments: argparse.Namespace) -> None:
     from moco import plots
 
-    plots.curves(selected(arguments), arguments.out)
+    written(arguments.out, lambda: plots.figure(selected(arguments), arguments.out))
+
+
+def report(arguments: argparse.Namespace) -> None:
+    from moco import report
+
+    answer: list[str] = []
+    written(arguments.out, lambda: answer.extend(report.write(arguments.runs_dir, arguments.names, arguments.out)))
+    print("\n".join([*answer, f"{arguments.out} holds the table and the charts"]))
+
+
+def written(path: Path, write: Callable[[], object]) -> None:
+    """Calls `write`, which writes a file to `path`.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    try:
+        write()
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror or error}): give another file") from error
 
 
 def export(arguments: argparse.Namespace) -> None:
@@ -92,15 +114,33 @@ def parser() -> argparse.ArgumentParser:
     one.set_defaults(call=cancel)
     one = commands.add_parser("table", help="the result table of all finished runs, or of those named")
     one.add_argument("names", nargs="*", help=NAMES)
-    one.add_argument("--format", choices=results.FORMATS, default="markdown")
+    one.add_argument("--where", default="", metavar="TEST", help="such as 'm>=1024 and optimizer.name=sgd'")
+    one.add_argument(
+        "--sort",
+        default="",
+        metavar="COLUMN",
+        help="accuracies from the highest, others from the lowest; -COLUMN reverses",
+    )
+    one.add_argument("--columns", default="", metavar="A,B", help="these columns or settings alone, in this order")
+    one.add_argument("--format", choices=tables.FORMATS, default="markdown", help="(default: markdown)")
+    one.add_argument("--latex", dest="format", action="store_const", const="latex", help="short for --format latex")
+    one.add_argument("--out", type=Path, metavar="FILE", help="write to this file")
     one.add_argument(
         "--into", type=Path, metavar="FILE", help="replace what stands between the marks in a Markdown file"
     )
     one.set_defaults(call=table)
-    one = commands.add_parser("plot", help="learning curves as png, pdf or svg")
+    one = commands.add_parser(
+        "plot", help="the figure for a paper, png, pdf or svg: learning curves, kNN against settings"
+    )
     one.add_argument("names", nargs="*", help=NAMES)
     one.add_argument("-o", "--out", type=Path, default=Path("curves.png"), help="the file (default: curves.png)")
     one.set_defaults(call=plot)
+    one = commands.add_parser(
+        "report", help="one HTML file: the answer in words, sortable table, charts; opens offline"
+    )
+    one.add_argument("names", nargs="*", help=NAMES)
+    one.add_argument("-o", "--out", type=Path, default=Path("report.html"), help="the file (default: report.html)")
+    one.set_defaults(call=report)
     one = commands.add_parser("export", help="a run's backbone for plain torchvision or timm")
     one.add_argument("name", help="id or folder")
     one.add_argument("--to", choices=("torchvision", "safetensors"), default="torchvision")
@@ -112,6 +152,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(words: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if words is None else words)
+    if "--sort" in words[:-1]:  # argparse would take --sort -tau for two options
+        at = words.index("--sort")
+        words[at : at + 2] = [f"--sort={words[at + 1]}"]
     arguments = parser().parse_args(words)
     try:
         arguments.call(arguments)

@@ -1,31 +1,83 @@
-"""The result table: every finished run by kNN and by linear evaluation, seeds folded, the published row beside ours.
+"""What run folders hold, read for people: each run once, seeds folded, and which settings tell configurations apart.
 
 Reads run folders alone and imports no torch.
 """
 
-import csv
-import io
 import json
+import math
 import statistics
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
-from moco.config import LABELS, UserError
-from moco.files import write_atomic
+from moco import slurm
+from moco.config import UserError
 from moco.runs import NOT_IDENTITY, Run
+from moco.sweeps import membership, select
 
-PROTOCOLS = {"knn": "kNN", "linear": "Linear", "linear_cached": "Linear (cached)"}
-PROBES = {label: protocol for protocol, label in LABELS.items()}
+if TYPE_CHECKING:
+    import pandas
+
+PROTOCOLS = {"knn": "kNN", "linear": "Linear", "linear_cached": "Linear (cached)"}  # prefix of the metrics -> label
 PUBLISHED = {"kNN": "knn", "Linear": "linear"}
-# Settings that have a column of their own, by their key in the flat configuration.
-COLUMNS = {
-    "method.name": "Method", "model.name": "Model", "data.name": "Data", "feature_dim": "Feature Dim", "m": "m",
-    "momentum": "Momentum", "batch_size": "Batch", "epochs": "Epochs", "temperature": "tau", "k": "K",
-}  # fmt: skip
-FORMATS = ("markdown", "csv", "latex", "json")
-Finished = tuple[dict[str, Any], Run, dict[str, Any]]  # flat configuration, run, result
+
+
+class Entry(NamedTuple):
+    """A run as it was read; what is damaged or foreign is empty and named in `problem`."""
+
+    run: Run
+    flat: dict[str, Any]  # see settings
+    recipe: dict[str, Any]
+    result: dict[str, Any] | None  # None where the run is not done
+    problem: str
+
+
+def read(run: Run) -> Entry:
+    """What tables, statistics and reports need of a run; never raises."""
+    flat: dict[str, Any] = {}
+    recipe, problem = None, ""
+    try:
+        config = run.config
+        flat, recipe = settings(config), config.get("recipe")
+        lacking = [key for key in ("method.name", "model.name", "data.name") if key not in flat]
+    except (UserError, TypeError) as error:
+        problem, lacking = str(error), []
+    result = run.result
+    if result is not None and not problem:
+        lacking += _lacking(result)
+    elif (run.folder / "result.json").exists() and not problem:
+        problem = f"{run.folder / 'result.json'} cannot be read"
+    if lacking:
+        problem = f"{run.folder} lacks {', '.join(lacking)}"
+    if problem:
+        return Entry(run, {}, {}, None, problem)
+    return Entry(run, flat, recipe if isinstance(recipe, dict) else {}, result, "")
+
+
+def _lacking(result: Any) -> list[str]:
+    """The numbers that a result should hold and does not."""
+    if not isinstance(result, Mapping):
+        return ["a result"]
+    needed = ["knn/top1", "params", "multiply_adds"]
+    needed += [f"{prefix}/top5" for prefix in PROTOCOLS if f"{prefix}/top1" in result]
+    present = [f"{prefix}/top1" for prefix in PROTOCOLS if f"{prefix}/top1" in result]
+    if len(present) > ("knn/top1" in present):
+        needed += ["params_backbone", "multiply_adds_backbone"]
+    return [key for key in dict.fromkeys([*needed, *present]) if not is_number(result.get(key))]
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether it is a finite number; True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def fold(entries: Iterable[Entry]) -> list[list[Entry]]:
+    """The runs of each configuration, which differ in the seed alone; unreadable ones are left out."""
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry.flat:
+            groups.setdefault(json.dumps({**entry.flat, "seed": None}, sort_keys=True, default=str), []).append(entry)
+    return list(groups.values())
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -35,7 +87,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
+            flat[f"{prefix}{key}"] = value
     return flat
 
 
@@ -51,32 +103,57 @@ def varying(flats: Sequence[Mapping[str, Any]]) -> list[str]:
     Left out are interpolated copies of root keys (method.m), and what another choice of a group brings along (method.splits
     of MoCo beside SimCLR), which its name says already.
     """
+    found = [key for key in own_keys(flats) if _varies(key, flats)]
+    return sorted(found, key=lambda key: not key.endswith(".name"))
+
+
+def own_keys(flats: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The keys that a setting stands under; left out are `_target_` and interpolated copies of root keys (method.m)."""
     keys = dict.fromkeys(key for flat in flats for key in flat)
     roots = {key for key in keys if "." not in key}
-    found = [
-        key
-        for key in keys
-        if not key.endswith("._target_")
-        and not (key.startswith("method.") and key.partition(".")[2] in roots)
-        and _varies(key, flats)
-    ]
-    return sorted(found, key=lambda key: not key.endswith(".name"))
+    copies = {key for key in keys if key.startswith("method.") and key.partition(".")[2] in roots}
+    return [key for key in keys if key not in copies and not key.endswith("._target_")]
 
 
 def _varies(key: str, flats: Sequence[Mapping[str, Any]]) -> bool:
     """Whether the key differs; one of a group, among the configurations that share the group's choice."""
     whole = "." not in key or key.endswith(".name")
-    seen: dict[Any, set[str]] = {}
+    seen: dict[Any, str] = {}
     for flat in flats:
         if whole or key in flat:
             choice = None if whole else flat.get(f"{key.partition('.')[0]}.name")
-            seen.setdefault(choice, set()).add(json.dumps(flat.get(key)))
-    return any(len(values) > 1 for values in seen.values())
+            value = repr(flat.get(key))
+            if seen.setdefault(choice, value) != value:
+                return True
+    return False
 
 
-def describe(flats: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Of each configuration the settings in which it differs from the others, as people would type them."""
-    keys = varying(flats)
+def swept(flats: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The fewest settings that tell the configurations apart: what a group's choice brings along is left out.
+
+    Left out is a setting that the name of another choice fixes throughout (augment and momentum of each method).
+    """
+    keys = [key for key in varying(flats) if key != "seed"]
+    values = {key: [repr(flat.get(key)) for flat in flats] for key in keys}
+    kept: list[str] = []
+    for i, key in enumerate(keys):
+        # Of two names that fix each other the first one stays.
+        leaders = [other for other in (*kept, *keys[i + 1 :]) if other.endswith(".name")]
+        if not any(
+            _fixes(values[other], values[key]) and (other in kept or not _fixes(values[key], values[other]))
+            for other in leaders
+        ):
+            kept.append(key)
+    return kept
+
+
+def _fixes(one: Sequence[str], other: Sequence[str]) -> bool:
+    return len(set(zip(one, other))) == len(set(one))
+
+
+def describe(flats: Sequence[Mapping[str, Any]], keys: Sequence[str] | None = None) -> list[str]:
+    """Of each configuration the settings in which it differs from the others (or these `keys`), as people would type them."""
+    keys = varying(flats) if keys is None else keys
     return [
         " ".join(f"{key.removesuffix('.name')}={plain(flat[key])}" for key in keys if flat.get(key) is not None)
         for flat in flats
@@ -85,74 +162,7 @@ def describe(flats: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def plain(value: Any) -> str:
     """A value as it is typed."""
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def table(runs: Iterable[Run]) -> list[dict[str, Any]]:
-    """Rows with the seed's columns for all finished runs; other settings get a column where they vary.
-
-    Top-1, Top-5 and Best hold {"mean", "std", "n"} in percent over the seeds of a configuration; Best is the best epoch's
-    kNN, never what counts.
-    """
-    done = [finished for run in runs if (finished := _finished(run))]
-    groups: dict[str, list[Finished]] = {}
-    for flat, run, result in done:
-        groups.setdefault(json.dumps({**flat, "seed": None}, sort_keys=True), []).append((flat, run, result))
-    extra = [key for key in varying([flat for flat, _, _ in done]) if key not in COLUMNS and key != "seed"]
-    rows = [row for members in groups.values() for row in _rows(members, extra)]
-    # A published row stands once, whatever was varied around its recipe.
-    return list({(row["Protocol"], row["path"], str(row["Top-1"])): row for row in rows}.values())
-
-
-def _finished(run: Run) -> Finished | None:
-    """What the table needs of a finished run; a damaged or foreign one is named and left out."""
-    if (result := run.result) is None:
-        return None
-    try:
-        flat = settings(run.config)
-        lacking = [key for key in ("method.name", "model.name", "data.name") if key not in flat]
-        lacking += [key for key in ("knn/top1", "params", "multiply_adds") if key not in result]
-        if lacking:
-            raise UserError(f"{run.folder} lacks {', '.join(lacking)}")
-    except (UserError, TypeError) as error:
-        print(f"warning: left out of the table: {error}", file=sys.stderr)
-        return None
-    return flat, run, result
-
-
-def _rows(members: Sequence[Finished], extra: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of one configuration: a row a protocol, each followed by the published one where there is one."""
-    flat = members[0][0]
-    recipe: dict[str, Any] = next(filter(None, (run.config.get("recipe") for _, run, _ in members)), {})
-    rows = []
-    for prefix, protocol in PROTOCOLS.items():
-        scored = [r for _, _, r in members if f"{prefix}/top1" in r]
-        if not scored:
-            continue
-        paths, result = [run.folder.name for _, run, r in members if f"{prefix}/top1" in r], scored[0]
-        part = "" if prefix == "knn" else "_backbone"
-        head = result["probes"][PROBES[prefix]]["params_classifier"] if part else 0
-        row: dict[str, Any] = {"Protocol": protocol}
-        row |= {COLUMNS[key]: flat.get(key) for key in ("method.name", "model.name", "data.name")}
-        row |= {"Params": f"{(result['params' + part] + head) / 1e6:.2f} M"}
-        row |= {"FLOPs": f"{(result['multiply_adds' + part] + head) / 1e9:.3g} G"}
-        row |= {name: flat.get(key) for key, name in COLUMNS.items() if "." not in key}
-        row |= {key: flat.get(key) for key in extra}
-        row |= {
-            "Top-1": spread([r[f"{prefix}/top1"] for r in scored]),
-            "Top-5": spread([r[f"{prefix}/top5"] for r in scored]),
-        }
-        best = [r["best"]["knn/top1"] for r in scored] if prefix == "knn" else []
-        row |= {"Best": spread(best) if best else None, "path": " ".join(paths)}
-        rows.append(row)
-        numbers = recipe.get(PUBLISHED.get(protocol, ""))
-        if numbers:
-            published = dict.fromkeys(row) | {"Protocol": f"{protocol}, published", "path": recipe.get("source")}
-            if recipe.get("note"):
-                published["path"] = f"{recipe['source']} ({recipe['note']})"
-            published |= {key: spread([v]) for key, v in zip(("Top-1", "Top-5"), numbers) if v is not None}
-            rows.append(published)
-    return rows
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -161,66 +171,64 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"mean": statistics.fmean(values), "std": deviation, "n": len(values)}  # type: ignore[dict-item]
 
 
-def cell(value: Any) -> str:
-    """A table's cell as text: percent with two decimals, deviation and count where there are several seeds."""
-    if value is None:
-        return ""
-    if isinstance(value, Mapping):
-        text = f"{value['mean']:.2f}"
-        return text if value["std"] is None else f"{text} ± {value['std']:.2f} (n={value['n']})"
-    return str(value)
+def cost(entry: Entry, last: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """Seconds of training with its evaluations, and training images a second over that time; None where unknown.
 
-
-def render(rows: Sequence[Mapping[str, Any]], form: str) -> str:
-    """The table as markdown, csv, latex or json.
-
-    Raises:
-        UserError: another format.
+    Args:
+        last: the run's result, or its last metrics where it is not done.
     """
-    if form == "json":
-        return json.dumps(list(rows), indent=1)
-    if form not in FORMATS:
-        raise UserError(f"format {form} is unknown: give one of {', '.join(FORMATS)}")
-    names = list(rows[0]) if rows else ["Protocol", "Top-1", "Top-5", "path"]
-    cells = [[cell(row[name]) for name in names] for row in rows]
-    if form == "csv":
-        out = io.StringIO()
-        csv.writer(out, lineterminator="\n").writerows([names, *cells])
-        return out.getvalue().rstrip("\n")
-    if form == "latex":
-        return _latex(names, cells)
-    lines = [names, ["---"] * len(names), *cells]
-    return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
+    seconds, steps = last.get("seconds"), last.get("steps", last.get("step"))
+    batch = entry.flat.get("batch_size")
+    if not is_number(seconds) or not seconds > 0:
+        return None, None
+    return seconds, steps * batch / seconds if is_number(steps) and is_number(batch) else None
 
 
-def _latex(names: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    """A booktabs tabular."""
-    escapes = {c: "\\" + c for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
-    escapes |= {"^": r"\textasciicircum{}", "±": r"$\pm$"}
-    line = lambda texts: " & ".join("".join(escapes.get(c, c) for c in text) for text in texts) + r" \\"  # noqa: E731
-    head = [
-        r"\begin{tabular}{" + "l" * len(names) + "}",
-        r"\toprule",
-        line(names).replace("tau", r"$\tau$"),
-        r"\midrule",
-    ]
-    return "\n".join([*head, *map(line, cells), r"\bottomrule", r"\end{tabular}"])
+def states(runs: Sequence[Run], queue: dict[str, dict[str, str]] | None = None) -> list[str]:
+    """Where each run stands, put right by SLURM's queue (slurm.queued); `damaged` where a file says nonsense."""
+    queue = slurm.queued(runs) if queue is None else queue
+    found = []
+    for run in runs:
+        try:
+            found.append(slurm.explain(run, slurm.corrected(run, run.state(), queue)))
+        except (KeyError, TypeError, AttributeError):
+            found.append("damaged")
+    return found
 
 
-MARKS = ("<!-- table -->", "<!-- /table -->")
+def look(runs: Sequence[Run]) -> tuple[list[Entry], list[str]]:
+    """The runs as read, and their states; one whose files cannot be used is `damaged`, one without a folder `missing`."""
+    entries = [read(run) for run in runs]
+    found = []
+    for entry, state in zip(entries, states(runs)):
+        known = "damaged" if entry.problem else state
+        found.append(known if entry.run.folder.exists() else "missing")
+    return entries, found
 
 
-def rewrite_block(path: Path, text: str) -> None:
-    """Puts the text between the marks in the Markdown file at `path`.
+def load(runs_dir: Path | str = "runs", names: Sequence[str] = ()) -> "pandas.DataFrame":
+    """One row a run, whatever its state: all runs, or those of these sweeps, ids and folders.
+
+    Columns: id, folder, state, sweeps (a list); the settings under their dotted keys; the newest value of each metric
+    (knn/top1 in percent, of the last epoch that has one); seconds and images_per_second of the training with its
+    evaluations; problem, what is wrong with a damaged folder.
 
     Raises:
-        UserError: there is no such file, or it has no such marks.
+        UserError: pandas is not installed, a name is unknown, or there are no runs.
     """
     try:
-        before, _, rest = path.read_text().partition(MARKS[0])
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from error
-    _, mark, after = rest.partition(MARKS[1])
-    if not mark:
-        raise UserError(f"{path} has no {MARKS[0]} followed by {MARKS[1]}: write both where the table should stand")
-    write_atomic(path, f"{before}{MARKS[0]}\n{text}\n{mark}{after}")
+        import pandas
+    except ImportError as error:
+        raise UserError("load needs pandas: pip install pandas") from error
+    runs, sweeps = select(runs_dir, names), membership(runs_dir)
+    rows = []
+    for entry, state in zip(*look(runs)):
+        last = entry.result or entry.run.last_metrics()
+        seconds, speed = cost(entry, last)
+        rows.append({
+            "id": entry.run.id, "folder": str(entry.run.folder), "state": state,
+            "sweeps": sweeps.get(entry.run.folder.name, []), **entry.flat,
+            **{key: value for key, value in last.items() if "/" in key},
+            "seconds": seconds, "images_per_second": speed, "problem": entry.problem,
+        })  # fmt: skip
+    return pandas.DataFrame(rows)

@@ -11,9 +11,11 @@ runs/<method>-<model>-<data>-<id>/
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
+import pickle
 import re
 import shutil
 import time
@@ -32,6 +34,8 @@ from moco.files import locked, read_json, write_atomic, write_json
 NOT_IDENTITY = {
     "runs_dir", "rerun", "device", "compile", "eval_every", "checkpoint_minutes", "linear_eval", "probe", "tracker", "recipe",
 }  # fmt: skip
+
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def identity(config: Mapping[str, Any]) -> str:
@@ -71,8 +75,8 @@ class Run:
         """
         path = self.folder / "config.yaml"
         try:
-            config = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        except (OSError, yaml.YAMLError) as error:
+            config = _parse(path.read_text())
+        except (OSError, ValueError, yaml.YAMLError) as error:
             raise UserError(
                 f"{path} cannot be read ({type(error).__name__}): is {self.folder} a run's folder?"
             ) from error
@@ -90,15 +94,22 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last line that a kill cut short is left out."""
+        return [line for text in self._metrics_texts() if (line := _mapping(text))]
+
+    def last_metrics(self) -> dict[str, Any]:
+        """The newest value of each metric; reads from the end, and no further than it must."""
+        found: dict[str, Any] = {}
+        for text in reversed(self._metrics_texts()):
+            found = _mapping(text) | found
+            if "train/loss" in found and "knn/top1" in found:  # linear evaluation comes after both
+                break
+        return found
+
+    def _metrics_texts(self) -> list[bytes]:
         try:
-            lines = (self.folder / "metrics.jsonl").read_text().splitlines()
+            return (self.folder / "metrics.jsonl").read_bytes().splitlines()
         except OSError:
             return []
-        found = []
-        for line in lines:
-            with contextlib.suppress(ValueError):
-                found.append(json.loads(line))
-        return found
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         with open(self.folder / "metrics.jsonl", "a") as file:
@@ -130,7 +141,8 @@ class Run:
 
     def holder(self) -> dict[str, Any] | None:
         """The claim: who works on the run or did last, how far, and how it ended."""
-        return read_json(self.folder / "claim.json")
+        holder = read_json(self.folder / "claim.json")
+        return holder if isinstance(holder, dict) else None
 
     def silence(self) -> float:
         """Seconds since the claim's last heartbeat."""
@@ -157,7 +169,8 @@ class Run:
 
     def job(self) -> dict[str, Any] | None:
         """What note_job kept."""
-        return read_json(self.folder / "job.json")
+        job = read_json(self.folder / "job.json")
+        return job if isinstance(job, dict) else None
 
     def log_tail(self, n: int) -> list[str]:
         """The last n lines of its job's log, else of its error."""
@@ -192,11 +205,48 @@ class Run:
         claim.end("done", "")
 
 
+def _mapping(text: bytes) -> dict[str, Any]:
+    """A line of JSON that holds a mapping; an empty one for anything else."""
+    with contextlib.suppress(ValueError):
+        line = json.loads(text)
+        return line if isinstance(line, dict) else {}
+    return {}
+
+
+def _parse(text: str) -> Any:
+    """yaml.safe_load, with a memory for root keys and their sections: the configurations of a sweep share nearly all of them.
+
+    Whatever cannot be read section by section (anchors across sections, several documents, no mapping) is read whole.
+    """
+    head, *sections = re.split(r"^(?=[A-Za-z_])", text, flags=re.MULTILINE)
+    if sections and not head.strip():
+        with contextlib.suppress(yaml.YAMLError, ValueError):
+            return {key: value for section in sections for key, value in pickle.loads(_section(section)).items()}
+    return yaml.load(text, LOADER)
+
+
+@functools.lru_cache(maxsize=10_000)
+def _section(text: str) -> bytes:
+    """A section's mapping, pickled: each caller gets a copy of its own."""
+    section = yaml.load(text, LOADER)
+    if not isinstance(section, dict):
+        raise ValueError("no mapping")
+    return pickle.dumps(section)
+
+
 def all_runs(runs_dir: Path | str) -> list[Run]:
     """The runs under runs_dir, by name; folders without a configuration are none."""
     with contextlib.suppress(OSError):
         names = sorted(entry.name for entry in os.scandir(runs_dir) if entry.is_dir())
         return [Run(Path(runs_dir) / n) for n in names if os.path.exists(os.path.join(runs_dir, n, "config.yaml"))]
+    return []
+
+
+def other_folders(runs_dir: Path | str) -> list[str]:
+    """The names of folders under runs_dir that hold no run, that of the sweeps apart."""
+    with contextlib.suppress(OSError):
+        names = sorted(entry.name for entry in os.scandir(runs_dir) if entry.is_dir() and entry.name != "sweeps")
+        return [n for n in names if not os.path.exists(os.path.join(runs_dir, n, "config.yaml"))]
     return []
 
 

@@ -10,22 +10,19 @@ from typing import Any
 
 from moco import slurm
 from moco.claims import machine
-from moco.config import UserError
 from moco.progress import duration
-from moco.results import describe, settings
+from moco.results import describe, read, states
 from moco.runs import Run
 
 COLUMNS = ("id", "state", "epoch", "loss", "kNN", "linear", "left", "where", "job", "point")
 COLORS = {"done": "32", "running": "36", "queued": "33", "pending": "2", "stopped": "33"}  # of ANSI; the rest is red
 
 
-def row(run: Run, queue: dict[str, dict[str, str]]) -> dict[str, str]:
+def row(run: Run, state: str, queue: dict[str, dict[str, str]]) -> dict[str, str]:
     """One run's line, all texts; a damaged folder says what is wrong in place of a point."""
     holder, job = run.holder() or {}, run.job() or {}
     entry = queue.get(job.get("job", ""))
-    state = slurm.explain(run, slurm.corrected(run, run.state(), queue))
-    lines, progress = run.metrics(), holder.get("progress") or {}
-    last = {key: value for line in lines for key, value in line.items()}
+    last, progress = run.last_metrics(), holder.get("progress") or {}
     running = state == "running"
     epoch = progress.get("epoch") if running and progress.get("epoch") else last.get("epoch", "")
     return {
@@ -51,20 +48,15 @@ def _number(value: Any, digits: int = 2) -> str:
 
 def rows(runs: Sequence[Run]) -> list[dict[str, str]]:
     """A line a run, with the settings in which the runs differ."""
-    flats: list[dict[str, Any]] = []
-    for run in runs:
-        try:
-            flats.append({**settings(run.config), "epochs": run.config.get("epochs")})
-        except (UserError, AttributeError, KeyError, TypeError) as error:
-            flats.append({"damaged": str(error)})
-    texts = iter(describe([flat for flat in flats if "damaged" not in flat]))
+    entries = [read(run) for run in runs]
+    texts = iter(describe([entry.flat for entry in entries if not entry.problem]))
     queue = slurm.queued(runs)
     found = []
-    for run, flat in zip(runs, flats):
-        line = row(run, queue)
-        if line["epoch"] and flat.get("epochs"):
-            line["epoch"] += f"/{flat['epochs']}"
-        found.append(line | {"point": flat.get("damaged") or next(texts) or run.folder.name})
+    for entry, state in zip(entries, states(runs, queue)):
+        line = row(entry.run, state, queue)
+        if line["epoch"] and entry.flat.get("epochs"):
+            line["epoch"] += f"/{entry.flat['epochs']}"
+        found.append(line | {"point": entry.problem or next(texts) or entry.run.folder.name})
     return found
 
 

@@ -6,13 +6,14 @@ import re
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from moco.claims import born, machine
 from moco.config import UserError
 from moco.files import locked, read_json, write_json
-from moco.runs import Run
+from moco.runs import Run, all_runs, find
 
 
 class Sweep:
@@ -26,7 +27,8 @@ class Sweep:
 
     @property
     def content(self) -> dict[str, Any]:
-        return read_json(self.path) or {"name": self.name, "runs": [], "launches": []}
+        content = read_json(self.path)
+        return content if isinstance(content, dict) else {"name": self.name, "runs": [], "launches": []}
 
     def record(self, names: list[str]) -> None:
         """Adds a launch of these runs, by folder name.
@@ -57,7 +59,7 @@ class Sweep:
         if not self.path.exists():
             names = ", ".join(sweep_names(self.runs_dir)) or "none yet"
             raise UserError(f"there is no sweep {self.name} in {self.runs_dir}: there are {names}")
-        return [Run(self.runs_dir / name) for name in self.content["runs"]]
+        return [Run(self.runs_dir / name) for name in self.content.get("runs", [])]
 
     def launchers(self) -> list[int]:
         """Process ids of its launchers that live on this machine."""
@@ -70,3 +72,29 @@ def sweep_names(runs_dir: Path | str) -> list[str]:
     with contextlib.suppress(OSError):
         return sorted(p.parent.name for p in (Path(runs_dir) / "sweeps").glob("*/sweep.json"))
     return []
+
+
+def select(runs_dir: Path | str, names: Sequence[str] = ()) -> list[Run]:
+    """The runs and the runs of the sweeps of those names, each once; all runs where no name is given.
+
+    Raises:
+        UserError: a name is unknown, or there are no runs.
+    """
+    known = sweep_names(runs_dir) if names else []
+    chosen: dict[Path, Run] = {}
+    for name in names:
+        named = Sweep(runs_dir, name).runs() if name in known else [find(runs_dir, name)]
+        chosen |= {run.folder.absolute(): run for run in named}
+    runs = list(chosen.values()) if names else all_runs(runs_dir)
+    if not runs:
+        raise UserError(f"there are no runs in {runs_dir}: train one, or give --runs-dir")
+    return runs
+
+
+def membership(runs_dir: Path | str) -> dict[str, list[str]]:
+    """The sweeps that each run belongs to, by the name of its folder."""
+    found: dict[str, list[str]] = {}
+    for name in sweep_names(runs_dir):
+        for folder in Sweep(runs_dir, name).content.get("runs", []):
+            found.setdefault(folder, []).append(name)
+    return found

@@ -3,7 +3,7 @@
 import pytest
 from common import ROOT
 
-from moco import results
+from moco import tables
 from moco.runs import all_runs, folder_name
 
 RUNS = ROOT / "results" / "cifar_cpu"
@@ -12,8 +12,8 @@ RUNS = ROOT / "results" / "cifar_cpu"
 @pytest.mark.parametrize("page", ["README.md", "results/README.md"])
 def test_tables_are_those_of_the_committed_runs(page: str) -> None:
     text = (ROOT / page).read_text()
-    block = text.partition(results.MARKS[0])[2].partition(results.MARKS[1])[0].strip()
-    assert block == results.render(results.table(all_runs(RUNS)), "markdown")
+    block = text.partition(tables.MARKS[0])[2].partition(tables.MARKS[1])[0].strip()
+    assert block == tables.render(tables.table(all_runs(RUNS)), "markdown")
 
 
 def test_committed_runs_are_whole() -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from folders import write_run
 
-from moco import results
+from moco import tables
 from moco.config import UserError
-from moco.runs import Run, all_runs, folder_name
+from moco.runs import Run, all_runs
 
 FIXED = [
     "Protocol",
@@ -29,35 +30,18 @@ FIXED = [
     "tau",
     "K",
 ]
-SIZES = {
-    "params": 24_615_616, "multiply_adds": 1_298_923_520,
-    "params_backbone": 23_500_352, "multiply_adds_backbone": 1_297_809_408,
-}  # fmt: skip
-PROBE = {"probes": {"augmented": {"params_classifier": 20_490}, "cached": {"params_classifier": 20_490}}}
 
 
 @pytest.fixture
 def finish(checked, tmp_path: Path):
     """finish("seed=1", ..., top1=50.0, linear=60.0) -> the folder of a run that ended so."""
 
-    def write(*overrides: str, top1: float = 50.0, **more: float) -> Path:
-        cfg = checked(*overrides)
-        folder = tmp_path / "runs" / folder_name(cfg)
-        folder.mkdir(parents=True)
-        (folder / "config.yaml").write_text(yaml.safe_dump(cfg))
-        result = {"knn/top1": top1, "knn/top5": top1 + 40, "best": {"knn/top1": top1 + 1, "epoch": 3}, **SIZES}
-        result |= PROBE if more else {}
-        for name, value in more.items():
-            result |= {f"{name}/top1": value, f"{name}/top5": value + 30}
-        (folder / "result.json").write_text(json.dumps(result))
-        return folder
-
-    return write
+    return lambda *overrides, **scores: write_run(tmp_path / "runs", checked(*overrides), **scores)
 
 
 @pytest.fixture
 def rows(tmp_path: Path):
-    return lambda: results.table(all_runs(tmp_path / "runs"))
+    return lambda: tables.table(all_runs(tmp_path / "runs"))
 
 
 def one(value: float) -> dict:
@@ -94,12 +78,12 @@ def test_seeds_fold_into_mean_deviation_and_count(finish, rows):
     assert folded["Top-1"] == {"mean": statistics.fmean(values), "std": pytest.approx(1.5), "n": 3}
     assert folded["Best"]["mean"] == pytest.approx(52.5)
     assert sorted(folded["path"].split()) == sorted(folder.name for folder in folders)
-    assert results.cell(folded["Top-1"]) == "51.50 ± 1.50 (n=3)"
+    assert tables.cell(folded["Top-1"]) == "51.50 ± 1.50 (n=3)"
 
 
 def test_a_linear_row_counts_the_seeds_that_have_one(finish):
     bare, *probed = finish("seed=0"), finish("seed=1", linear=60.0), finish("seed=2", linear=62.0)
-    [knn, linear] = results.table([Run(folder) for folder in (bare, *probed)])
+    [knn, linear] = tables.table([Run(folder) for folder in (bare, *probed)])
     assert knn["Top-1"]["n"] == 3 and linear["Top-1"]["n"] == 2 and linear["Top-1"]["mean"] == 61.0
     assert linear["Params"] == "23.52 M"  # although the first seed has no classifier
     assert sorted(linear["path"].split()) == sorted(folder.name for folder in probed)
@@ -129,7 +113,7 @@ def test_the_published_row_stands_once_beside_all_that_was_varied_around_its_rec
 def test_a_published_row_without_top5_and_with_a_note(finish):
     # The same settings with and without the recipe's name: one configuration with two seeds.
     folders = finish("seed=0"), finish("recipe=moco_cifar", "seed=1")
-    [ours, published] = results.table([Run(folder) for folder in folders])
+    [ours, published] = tables.table([Run(folder) for folder in folders])
     assert ours["Top-1"]["n"] == 2 and published["Top-1"] == one(82.6) and published["Top-5"] is None
     assert published["path"].endswith("200 epochs (kNN on the 128-d output (knn_head/top1))")
 
@@ -165,7 +149,7 @@ def test_the_methods_copies_of_root_keys_are_no_columns(finish, rows):
 
 def test_what_is_not_finished_is_no_row(finish, rows, tmp_path: Path, capsys):
     (finish("seed=1") / "result.json").unlink()
-    (finish("seed=2") / "result.json").write_text('{"knn/top1": 50.')
+    finish("seed=2", epochs=20)
     (tmp_path / "runs" / "sweeps" / "first").mkdir(parents=True)
     (tmp_path / "runs" / "notes.txt").write_text("")
     finish("seed=3")
@@ -179,14 +163,24 @@ def test_what_is_not_finished_is_no_row(finish, rows, tmp_path: Path, capsys):
         ("config.yaml", "{unbalanced: [", "cannot be read"),
         ("config.yaml", "just words", "holds no configuration"),
         ("config.yaml", "method: moco\nseed: 1\n", "lacks method.name, model.name, data.name"),
-        ("result.json", "[]", "lacks knn/top1, params, multiply_adds"),
-        ("result.json", "17", "not iterable"),
+        ("config.yaml", "\xff\xfe", "cannot be read"),
+        ("config.yaml", "", "holds no configuration"),
+        ("config.yaml", "- 1\n- 2\n", "holds no configuration"),
+        ("config.yaml", "1: {2: 3}\n", "lacks method.name"),
+        ("result.json", '{"knn/top1": 50.', "cannot be read"),
+        ("result.json", "[]", "lacks a result"),
+        ("result.json", "17", "lacks a result"),
+        (
+            "result.json",
+            '{"knn/top1": "many", "knn/top5": NaN, "params": 1, "multiply_adds": 1}',
+            "lacks knn/top1, knn/top5",
+        ),
         ("result.json", '{"loss": 1}', "lacks knn/top1, params, multiply_adds"),
     ],
 )
 def test_a_damaged_or_foreign_folder_is_named_and_left_out(finish, rows, capsys, name: str, content: str, said: str):
     finish("seed=1", top1=60.0)
-    (finish("seed=2") / name).write_text(content)
+    (finish("seed=2") / name).write_bytes(content.encode("latin-1"))
     [row] = rows()
     assert row["Top-1"] == one(60.0)
     [line] = capsys.readouterr().err.splitlines()
@@ -194,12 +188,12 @@ def test_a_damaged_or_foreign_folder_is_named_and_left_out(finish, rows, capsys,
 
 
 def test_no_runs():
-    assert results.table([]) == []
-    assert results.render([], "markdown").splitlines() == [
+    assert tables.table([]) == []
+    assert tables.render([], "markdown").splitlines() == [
         "| Protocol | Top-1 | Top-5 | path |",
         "| --- | --- | --- | --- |",
     ]
-    assert results.render([], "json") == "[]"
+    assert tables.render([], "json") == "[]"
 
 
 # Formats
@@ -215,7 +209,7 @@ def shown(finish, rows):
 
 
 def test_markdown(shown):
-    lines = results.render(shown, "markdown").splitlines()
+    lines = tables.render(shown, "markdown").splitlines()
     table = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
     assert len(lines) == 5 and {len(cells) for cells in table} == {len(shown[0])}
     assert [cell.strip() for cell in table[0]] == list(shown[0]) and set(map(str.strip, table[1])) == {"---"}
@@ -224,17 +218,17 @@ def test_markdown(shown):
 
 
 def test_csv_reads_back(shown):
-    table = list(csv.reader(io.StringIO(results.render(shown, "csv"))))
-    assert table == [list(shown[0]), *([results.cell(value) for value in row.values()] for row in shown)]
+    table = list(csv.reader(io.StringIO(tables.render(shown, "csv"))))
+    assert table == [list(shown[0]), *([tables.cell(value) for value in row.values()] for row in shown)]
     assert any('a|b_c%&#^~$,"d"' in row for row in table)
 
 
 def test_json_reads_back(shown):
-    assert json.loads(results.render(shown, "json")) == shown
+    assert json.loads(tables.render(shown, "json")) == shown
 
 
 def test_latex_is_a_table_without_stray_characters(shown):
-    text = results.render(shown, "latex")
+    text = tables.render(shown, "latex")
     lines = text.splitlines()
     width = len(shown[0])
     assert lines[0] == r"\begin{tabular}{" + "l" * width + "}" and lines[-1] == r"\end{tabular}"
@@ -250,7 +244,7 @@ def test_latex_is_a_table_without_stray_characters(shown):
 
 def test_an_unknown_format_lists_the_known(shown):
     with pytest.raises(UserError, match="format html is unknown: give one of markdown, csv, latex, json"):
-        results.render(shown, "html")
+        tables.render(shown, "html")
 
 
 def test_running_and_failed_folders_are_no_rows(checked, tmp_path: Path):
@@ -258,6 +252,6 @@ def test_running_and_failed_folders_are_no_rows(checked, tmp_path: Path):
     run.folder.mkdir(parents=True)
     (run.folder / "config.yaml").write_text(yaml.safe_dump(checked()))
     with run.claim():
-        assert results.table([run]) == []
+        assert tables.table([run]) == []
     run.fail(RuntimeError("no"))
-    assert results.table([run]) == []
+    assert tables.table([run]) == []
