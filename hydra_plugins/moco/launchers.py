@@ -77,23 +77,17 @@ class MocoLauncher(Launcher):
         self.context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from hydra_plugins.moco.composing import Composer
         from moco import launching
         from moco.sweeps import Sweep
 
-        tasks = launching.preflight([(" ".join(o), partial(self._compose, o)) for o in job_overrides])
+        compose = Composer(self.context.config_loader, self.config)
+        tasks = launching.preflight([(" ".join(o), partial(compose, o)) for o in job_overrides])
         name = self.options["sweep"] or self.config.hydra.runtime.choices.get("sweeps") or _swept(job_overrides)
         sweep = Sweep(self.config.runs_dir, name)
         ends = launching.launch(tasks, self.options, sweep, rerun=bool(self.config.rerun))
         self.exit_code = launching.exit_code(ends)
         return [self._returned(task, list(o), ends[task.run.folder]) for task, o in zip(tasks, job_overrides)]
-
-    def _compose(self, overrides: Sequence[str]) -> dict[str, Any]:
-        """The point's configuration, resolved, without Hydra's own."""
-        composed = self.context.config_loader.load_sweep_config(self.config, list(overrides))
-        values = OmegaConf.to_container(composed, resolve=False)
-        assert isinstance(values, dict)
-        del values["hydra"]
-        return OmegaConf.to_container(OmegaConf.create(values), resolve=True)  # type: ignore[return-value]
 
     def _returned(self, task: Any, overrides: list[str], end: str) -> JobReturn:
         from moco.launching import ENDED_WELL
