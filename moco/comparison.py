@@ -80,7 +80,9 @@ def sentences(entries: Sequence[Entry], states: Sequence[str]) -> list[str]:
     """
     found = configurations(entries)
     said = []
-    data = {measured_on(c.flat): [o for o in found if measured_on(o.flat) == measured_on(c.flat)] for c in found}
+    data: dict[str, list[Configuration]] = {}
+    for configuration in found:
+        data.setdefault(measured_on(configuration.flat), []).append(configuration)
     for where, group in data.items():
         said += _answer(group, f"On {where}: " if len(data) > 1 else "")
     if not said:

@@ -1,12 +1,10 @@
 """What charts show, apart from who draws it (matplotlib in plots.py, plotly in report.py). Imports neither."""
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from moco.comparison import Configuration, ranked
 from moco.results import describe, is_number, plain, swept
-from moco.runs import Run
 
 LINES = 6  # more lines than that are thin and grey, the best few apart
 BEST = 4
@@ -143,25 +141,32 @@ def coloured(lines: Sequence[T]) -> list[tuple[T, int | None]]:
     return [(line, i if i < bright else None) for i, line in enumerate(lines)]
 
 
-def curve_runs(found: Sequence[Configuration]) -> list[tuple[Configuration, int | None, list[Run]]]:
-    """The configurations by kNN, unfinished ones last, with the number of their colour and the runs whose curves are drawn.
+class Learning(NamedTuple):
+    """What is drawn of a configuration's runs: the lines of their metrics."""
 
-    Of the grey ones at most about GREY runs, spread over the ranking.
-    """
+    label: str
+    colour: int | None  # None for grey
+    runs: list[list[dict[str, Any]]]
+
+
+def learning(found: Sequence[Configuration]) -> list[Learning]:
+    """The configurations by kNN, unfinished ones last; of the grey ones at most about GREY runs, spread over the ranking."""
     order = [*ranked(found, "knn/top1"), *(c for c in found if not c.values("knn/top1"))]
     drawn = coloured(order)
     dull = [entry.run for c, colour in drawn if colour is None for entry in c.entries]
     kept = {run.folder for run in dull[:: -(-len(dull) // GREY) or 1]}
     return [
-        (c, colour, [e.run for e in c.entries if colour is not None or e.run.folder in kept]) for c, colour in drawn
+        Learning(c.label, n, [e.run.metrics() for e in c.entries if n is not None or e.run.folder in kept])
+        for c, n in drawn
     ]
 
 
-def curve(run: Run, metric: str, most: int) -> tuple[list[float], list[float]]:
-    """Epochs and values of a metric in metrics.jsonl, thinned to at most about `most` points, the last one kept."""
+def curve(lines: Sequence[dict[str, Any]], metric: str, colour: int | None) -> tuple[list[float], list[float]]:
+    """Epochs and values of a metric in a run's lines, thinned to what the eye can tell, the last one kept."""
+    most = GREY_POINTS if colour is None else POINTS
     points = [
         (line["epoch"], line[metric])
-        for line in run.metrics()
+        for line in lines
         if is_number(line.get("epoch")) and is_number(line.get(metric)) and "train/loss" in line
     ]
     step = -(-len(points) // most) or 1
@@ -174,8 +179,9 @@ def shared(flats: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[str]:
     if not flats:
         return []
     same = [key for key in flats[0] if key not in keys and flats[0][key] is not None and key != "seed"]
+    texts = {key: repr(flats[0][key]) for key in same}
     return [
         f"{name(key)}={plain(flats[0][key])}"
         for key in same
-        if len({json.dumps(flat.get(key), default=str) for flat in flats}) == 1
+        if all(repr(flat.get(key)) == texts[key] for flat in flats)
     ]

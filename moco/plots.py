@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from moco import panels
-from moco.comparison import Configuration, configurations
+from moco.comparison import configurations
 from moco.config import UserError
 from moco.results import plain, read
 from moco.runs import Run
@@ -31,7 +31,11 @@ def figure(runs: Sequence[Run], out: Path) -> None:
     except ImportError as error:
         raise UserError("plot needs matplotlib: pip install matplotlib") from error
     found = configurations([read(run) for run in runs])
-    parts: list[tuple[Any, ...]] = [(_curves, found, METRIC, LABEL), (_curves, found, "train/loss", "training loss")]
+    learning = panels.learning(found)
+    parts: list[tuple[Any, ...]] = [
+        (_curves, learning, METRIC, LABEL),
+        (_curves, learning, "train/loss", "training loss"),
+    ]
     parts += [(_against, panel) for panel in panels.panels(found, METRIC)]
     parts += [(_heat, grid)] if (grid := panels.heat(found, METRIC)) else []
     columns = min(len(parts), COLUMNS)
@@ -58,17 +62,16 @@ def figure(runs: Sequence[Run], out: Path) -> None:
         pyplot.close(sheet)
 
 
-def _curves(axes: Any, found: Sequence[Configuration], metric: str, label: str) -> None:
+def _curves(axes: Any, learning: Sequence[panels.Learning], metric: str, label: str) -> None:
     """A line a run; with many configurations the best few in colour."""
-    for configuration, colour, runs in panels.curve_runs(found):
-        for i, run in enumerate(runs):
-            x, y = panels.curve(run, metric, panels.POINTS if colour is not None else panels.GREY_POINTS)
+    for name, colour, runs in learning:
+        for i, lines in enumerate(runs):
+            x, y = panels.curve(lines, metric, colour)
             if colour is None:
                 axes.plot(x, y, **GREY)
             elif x:
                 mark = "o" if len(x) < 15 else None
-                name = configuration.label if i == 0 else None
-                axes.plot(x, y, color=f"C{colour}", marker=mark, markersize=3, label=name)
+                axes.plot(x, y, color=f"C{colour}", marker=mark, markersize=3, label=name if i == 0 else None)
     _finish(axes, "epoch", label)
 
 

@@ -142,9 +142,10 @@ def costs(c: Configuration) -> tuple[float | None, float | None]:
 
 def _charts(found: Sequence[Configuration]) -> list[dict[str, Any]]:
     labels = {prefix: f"{label} top-1" for prefix, label in PROTOCOLS.items()}
+    learning = panels.learning(found)
     charts: list[dict[str, Any] | None] = [
-        _curves(found, "knn/top1", "kNN top-1 over the epochs", "kNN top-1 (%)"),
-        _curves(found, "train/loss", "Training loss over the epochs", "loss"),
+        _curves(learning, "knn/top1", "kNN top-1 over the epochs", "kNN top-1 (%)"),
+        _curves(learning, "train/loss", "Training loss over the epochs", "loss"),
     ]
     for prefix, label in labels.items():
         metric = f"{prefix}/top1"
@@ -171,18 +172,17 @@ def _grey(lines: Iterable[tuple[list[Any], list[Any]]], **more: Any) -> dict[str
     return {"x": x, "y": y, "mode": "lines", "line": line, "hoverinfo": "skip", "showlegend": False, **more}
 
 
-def _curves(found: Sequence[Configuration], metric: str, title: str, label: str) -> dict[str, Any] | None:
+def _curves(learning: Sequence[panels.Learning], metric: str, title: str, label: str) -> dict[str, Any] | None:
     traces: list[dict[str, Any]] = []
     grey = []
-    for c, colour, runs in panels.curve_runs(found):
-        points = panels.GREY_POINTS if colour is None else panels.POINTS
-        curves = [curve for run in runs if (curve := panels.curve(run, metric, points))[0]]
+    for name, colour, runs in learning:
+        curves = [curve for lines in runs if (curve := panels.curve(lines, metric, colour))[0]]
         if colour is None:
             grey += curves
             continue
         for i, (x, y) in enumerate(curves):
             traces.append({
-                "x": x, "y": y, "name": c.label, "showlegend": i == 0, "mode": "lines+markers" if len(x) < 15 else "lines",
+                "x": x, "y": y, "name": name, "showlegend": i == 0, "mode": "lines+markers" if len(x) < 15 else "lines",
                 "line": {"color": f"--c{colour}", "width": 2 if len(curves) == 1 else 1.3},
                 "marker": {"color": f"--c{colour}", "size": 5},
             })  # fmt: skip

@@ -117,13 +117,13 @@ def own_keys(flats: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def _varies(key: str, flats: Sequence[Mapping[str, Any]]) -> bool:
     """Whether the key differs; one of a group, among the configurations that share the group's choice."""
-    whole = "." not in key or key.endswith(".name")
-    seen: dict[Any, str] = {}
+    whole, name = "." not in key or key.endswith(".name"), f"{key.partition('.')[0]}.name"
+    seen: dict[Any, Any] = {}
     for flat in flats:
         if whole or key in flat:
-            choice = None if whole else flat.get(f"{key.partition('.')[0]}.name")
-            value = repr(flat.get(key))
-            if seen.setdefault(choice, value) != value:
+            value = flat.get(key)
+            first = seen.setdefault(None if whole else repr(flat.get(name)), value)
+            if first is not value and repr(first) != repr(value):
                 return True
     return False
 

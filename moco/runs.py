@@ -214,7 +214,7 @@ def _mapping(text: bytes) -> dict[str, Any]:
 
 
 def _parse(text: str) -> Any:
-    """yaml.safe_load, with a memory for root keys and their sections: the configurations of a sweep share nearly all of them.
+    """yaml.safe_load, with a memory for sections and the keys in them: the configurations of a sweep share nearly all.
 
     Whatever cannot be read section by section (anchors across sections, several documents, no mapping) is read whole.
     """
@@ -225,10 +225,14 @@ def _parse(text: str) -> Any:
     return yaml.load(text, LOADER)
 
 
-@functools.lru_cache(maxsize=10_000)
+@functools.lru_cache(maxsize=100_000)
 def _section(text: str) -> bytes:
     """A section's mapping, pickled: each caller gets a copy of its own."""
-    section = yaml.load(text, LOADER)
+    head, _, body = text.partition("\n")
+    if re.fullmatch(r"[A-Za-z_]\w*:", head) and re.fullmatch(r"(  .*\n)+", body):
+        section = {head[:-1]: _parse(re.sub("^  ", "", body, flags=re.MULTILINE))}
+    else:
+        section = yaml.load(text, LOADER)
     if not isinstance(section, dict):
         raise ValueError("no mapping")
     return pickle.dumps(section)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from common import METHODS, ROOT, TINY
+from folders import write_run
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -37,3 +38,9 @@ def checked(tmp_path: Path) -> Callable[..., dict[str, Any]]:
 def tiny(checked: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     """tiny("simclr", "seed=1") -> a configuration of that method which trains in a second."""
     return lambda method="moco", *overrides: checked(*METHODS[method], *TINY, *overrides)
+
+
+@pytest.fixture
+def finish(checked: Callable[..., dict[str, Any]], tmp_path: Path) -> Callable[..., Path]:
+    """finish("seed=1", ..., top1=50.0, linear=60.0) -> the folder of a run in tmp_path/runs that ended so."""
+    return lambda *overrides, **scores: write_run(tmp_path / "runs", checked(*overrides), **scores)

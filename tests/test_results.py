@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from folders import write_run
+from folders import write_sweep
 
-from moco import tables
+from moco import results, tables
+from moco.__main__ import main
 from moco.config import UserError
 from moco.runs import Run, all_runs
 
@@ -30,13 +31,6 @@ FIXED = [
     "tau",
     "K",
 ]
-
-
-@pytest.fixture
-def finish(checked, tmp_path: Path):
-    """finish("seed=1", ..., top1=50.0, linear=60.0) -> the folder of a run that ended so."""
-
-    return lambda *overrides, **scores: write_run(tmp_path / "runs", checked(*overrides), **scores)
 
 
 @pytest.fixture
@@ -255,3 +249,207 @@ def test_running_and_failed_folders_are_no_rows(checked, tmp_path: Path):
         assert tables.table([run]) == []
     run.fail(RuntimeError("no"))
     assert tables.table([run]) == []
+
+
+# Choosing rows and columns
+
+
+@pytest.fixture
+def grid(finish, tmp_path: Path):
+    """grid(where=..., sort=..., columns=...) -> the table of MoCo at two temperatures and two m, and SimCLR."""
+    for i, (t, m) in enumerate([(0.1, 512), (0.1, 4096), (0.2, 512), (0.2, 4096)]):
+        finish(f"temperature={t}", f"m={m}", top1=50.0 + i, linear=70.0 - i)
+    finish("method=simclr", "batch_size=64", top1=40.0)
+    return lambda **options: tables.table(all_runs(tmp_path / "runs"), **options)
+
+
+def firsts(rows: list[dict], protocol: str = "kNN") -> list[float]:
+    return [row["Top-1"]["mean"] for row in rows if row["Protocol"] == protocol]
+
+
+@pytest.mark.parametrize(
+    "where, means",
+    [
+        ("m>=1024", [51, 53]),
+        ("m < 1024 and tau=0.1", [50]),
+        ("temperature==0.10", [50, 51]),
+        ("method=simclr", [40]),
+        ("method.name!=simclr and Top-1>50", [51, 52, 53]),
+        ("m=null", [40]),
+        ("optimizer.lr<=0.06", [40, 50, 51, 52, 53]),
+        ("Protocol=kNN and Best>=53.5", [53]),
+        ("FLOPs>2", []),
+        ("", [40, 50, 51, 52, 53]),
+    ],
+)
+def test_where_keeps_the_configurations_that_pass(grid, where: str, means: list[float]):
+    assert sorted(firsts(grid(where=where))) == means
+
+
+def test_sort(grid):
+    assert firsts(grid(sort="Top-1", where="Protocol=kNN")) == [53, 52, 51, 50, 40]
+    assert firsts(grid(sort="-top-1", where="Protocol=kNN")) == [40, 50, 51, 52, 53]
+    assert firsts(grid(sort="m", where="Protocol=kNN and tau=0.1")) == [50, 51]
+    assert firsts(grid(sort="-m", where="Protocol=kNN and tau=0.1")) == [51, 50]
+    for sort in ("m", "-m"):  # SimCLR has no m: last either way
+        assert grid(sort=sort)[-1]["Method"] == "simclr"
+    assert [row["Method"] for row in grid(sort="Method")] == ["moco"] * 8 + ["simclr"]
+
+
+def test_columns_in_the_order_asked_for_and_any_setting_among_them(grid):
+    [row] = grid(columns=["Top-1", "tau", "optimizer.weight_decay"], where="m=512 and tau=0.2 and Protocol=Linear")
+    assert list(row.items()) == [("Top-1", one(68.0)), ("tau", 0.2), ("optimizer.weight_decay", 0.0005)]
+
+
+def test_a_published_row_stays_below_ours_when_sorted(finish, tmp_path: Path):
+    finish("recipe=simclr_seed", top1=60.0)
+    finish("recipe=simclr_seed", "temperature=0.3", top1=95.0)
+    rows = tables.table(all_runs(tmp_path / "runs"), sort="Top-1", columns=["Top-1", "tau"])
+    assert rows == [
+        {"Top-1": one(95.0), "tau": 0.3},
+        {"Top-1": one(89.1), "tau": None},
+        {"Top-1": one(60.0), "tau": 0.5},
+    ]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"where": "temprature>1"}, "there is no column temprature: did you mean temperature?"),
+        ({"sort": "nothing.here"}, "there are Protocol, Method, Model, Data"),
+        ({"columns": ["Top-1", "Top-9"]}, "there is no column Top-9: did you mean Top-"),
+        ({"where": "m"}, "--where m is no comparison: write one like m>=1024"),
+        ({"where": "m>=512 and __import__('os')"}, "is no comparison"),
+        ({"where": "method>3 and m>moco"}, "m>moco compares words by size: use = or !="),
+    ],
+)
+def test_what_is_unknown_is_one_line_with_the_known(grid, options: dict, message: str):
+    with pytest.raises(UserError) as error:
+        grid(**options)
+    assert message in str(error.value) and len(str(error.value).splitlines()) == 1
+
+
+def test_parquet_reads_back(finish, tmp_path: Path):
+    pandas = pytest.importorskip("pandas")
+    for seed in (0, 1):
+        finish("recipe=simclr_seed", f"seed={seed}", top1=88.0 + seed)
+    finish("augment.crop=[0.5,1]", top1=30.0)
+    tables.write_parquet(tables.table(all_runs(tmp_path / "runs")), tmp_path / "t.parquet")
+    frame = pandas.read_parquet(tmp_path / "t.parquet").set_index(["Protocol", "tau"])
+    assert frame.loc[("kNN", 0.5), ["Top-1 mean", "Top-1 n"]].tolist() == [88.5, 2]
+    assert frame.loc[("kNN", 0.5), "Top-1 std"] == pytest.approx(0.5**0.5)
+    assert frame.loc[("kNN", 0.1), "Top-1 mean"] == 30.0 and pandas.isna(frame.loc[("kNN", 0.1), "Top-1 std"])
+    assert "Top-1" not in frame.columns and frame["Top-1 mean"].max() == 89.1
+    tables.write_parquet([], tmp_path / "empty.parquet")
+    assert len(pandas.read_parquet(tmp_path / "empty.parquet")) == 0
+
+
+def test_the_command(grid, tmp_path: Path, capsys):
+    words = ["table", "--runs-dir", str(tmp_path / "runs"), "--where", "Protocol=kNN and m>=512", "--columns", "m, tau"]
+    assert main([*words, "--latex", "--sort", "-m"]) == 0
+    assert capsys.readouterr().out.splitlines()[4:6] == [r"4096 & 0.1 \\", r"4096 & 0.2 \\"]
+    assert main([*words, "--format", "csv", "--out", str(tmp_path / "t.csv")]) == 0
+    assert (tmp_path / "t.csv").read_text().splitlines()[0] == "m,tau" and capsys.readouterr().out == ""
+    for more in (["--format", "parquet"], ["--out", str(tmp_path / "no" / "t.md")], ["--where", "x=1"]):
+        assert main([*words, *more]) == 1
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ")
+
+
+def test_what_varies_and_what_follows_from_a_name():
+    def flat(method: str, t: float, **more: float) -> dict:
+        return {"method.name": method, "momentum": {"moco": 0.99, "npid": 0.5}[method], "temperature": t, **more}
+
+    flats = [flat(method, t) for method in ("moco", "npid") for t in (0.1, 0.2)]
+    assert results.varying(flats) == ["method.name", "momentum", "temperature"]
+    assert results.swept(flats) == ["method.name", "temperature"]
+    assert results.swept([flat("moco", 0.1, m=1), flat("moco", 0.1, m=2)]) == ["m"]
+    search = [flat("moco", t, m=m) for t, m in ((0.1, 1), (0.2, 2), (0.3, 3))]
+    assert results.swept(search) == ["temperature", "m"]  # a number fixes no other setting
+    names = [{"optimizer.name": o, "schedule.name": s} for o, s in (("sgd", "cosine"), ("adam", "step"))]
+    assert results.swept(names) == ["optimizer.name"]
+
+
+# For other tools
+
+
+def test_load_is_a_row_a_run_in_whatever_state(finish, checked, tmp_path: Path):
+    pytest.importorskip("pandas")
+    done = finish("seed=0", "temperature=0.2", top1=55.0, linear=66.0, seconds=100.0)
+    half = finish("seed=1", epochs=7)
+    failed = finish("seed=2", epochs=1, error="RuntimeError: no")
+    damaged = finish("seed=3")
+    (damaged / "config.yaml").write_text("{")
+    write_sweep(tmp_path / "runs", "first", [done, half, tmp_path / "runs" / "moco-x-y-absentabse"])
+    write_sweep(tmp_path / "runs", "second", [done])
+    frame = results.load(tmp_path / "runs").set_index("id")
+    row = frame.loc[done.name.rpartition("-")[2]]
+    assert (row["state"], row["sweeps"], row["temperature"], row["method.name"]) == (
+        "done",
+        ["first", "second"],
+        0.2,
+        "moco",
+    )
+    assert (row["knn/top1"], row["linear/top1"], row["seconds"]) == (55.0, 66.0, 100.0)
+    assert row["images_per_second"] == 390 * 200 * 512 / 100.0 and row["folder"] == str(done)
+    row = frame.loc[half.name.rpartition("-")[2]]
+    lines = [json.loads(line) for line in (half / "metrics.jsonl").read_text().splitlines()]
+    assert row["train/loss"] == lines[-1]["train/loss"] and row["knn/top1"] == lines[4]["knn/top1"]
+    assert frame.loc[failed.name.rpartition("-")[2], "state"] == "failed"
+    row = frame.loc[damaged.name.rpartition("-")[2]]
+    assert row["state"] == "damaged" and "cannot be read" in row["problem"]
+    assert results.load(tmp_path / "runs", ["first"])["state"].tolist() == ["done", "pending", "missing"]
+    with pytest.raises(UserError, match="there is no run third"):
+        results.load(tmp_path / "runs", ["third"])
+
+
+# Reading many configurations
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: 1\nb:\n  c: x\n  d:\n  - 0.2\n  - 1.0\n", "a:\n- 1\nb: {c: 1,\n d: 2}\n", "a: &x 1\nb: *x\n",
+        "a:\n  b: |\n    hi\n    c: 3\n  d: >\n   folded\n\n   more\n", "a:\n  words in\n  a row\nb: 1\n", "a: 1\na: 2\n",
+        "# first\na: 1 # one\n# d\nb:\n  # e\n  c: 1\n", "a:\n  1: 2\n  b: 3\n", "yes: no\n", "a: 1\n? b\n: c\n", "",
+        'a:\n  b: "q\n\n    r"\n', "a:\r\n  b: 1\r\n", "- 1\n- 2\n", "words\n", "%YAML 1.1\n---\na: 1\n",
+    ],
+)  # fmt: skip
+def test_a_configuration_read_by_sections_is_the_one_read_whole(text: str, tmp_path: Path):
+    (tmp_path / "config.yaml").write_text(text)
+    whole = yaml.safe_load(text)
+    for _ in range(2):  # the second time out of memory
+        if isinstance(whole, dict):
+            config = Run(tmp_path).config
+            assert repr(config) == repr(whole)
+            config.clear()
+        else:
+            with pytest.raises(UserError, match="holds no configuration"):
+                _ = Run(tmp_path).config
+
+
+@pytest.mark.parametrize(
+    "text", ["a: 1\n---\nb: 2\n", "a: 1\nb\n", 'a: "x\nb: y"\nc', "a:\n  b: 1\n c: 2\n", "x: y: z\n"]
+)
+def test_what_is_no_yaml_as_a_whole_is_none_by_sections(text: str, tmp_path: Path):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(yaml.YAMLError):
+        yaml.safe_load(text)
+    with pytest.raises(UserError, match="cannot be read"):
+        _ = Run(tmp_path).config
+
+
+def test_status_shows_what_other_readers_wrote(finish, tmp_path: Path, capsys):
+    finish("seed=0")
+    for i, (name, content) in enumerate(
+        [("claim.json", "[1]"), ("claim.json", '{"machine": 3}'), ("job.json", "17"), ("metrics.jsonl", "7\nnull\n{"),
+         ("metrics.jsonl", "\xff\x00"), ("config.yaml", "\xff"), ("result.json", ""), ("error.txt", "\xff")]
+    ):  # fmt: skip
+        folder = finish(f"seed={i + 1}", epochs=3)
+        (folder / name).write_bytes(content.encode("latin-1"))
+    assert main(["status", "--runs-dir", str(tmp_path / "runs")]) == 0
+    out = capsys.readouterr().out
+    assert (
+        all(folder.name.rpartition("-")[2] in out for folder in (tmp_path / "runs").iterdir())
+        and "cannot be read" in out
+    )
