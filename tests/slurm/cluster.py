@@ -149,12 +149,12 @@ class Cluster:
         try:
             # By force, as the folder's parents may be closed to others.
             self._spawn("munge", "munged", "--foreground", "--force", f"--socket={socket_file}", *files)
-            wait_until(socket_file.exists, 5, "munged's socket")
+            wait_until(socket_file.exists, 60, "munged's socket")
             self._spawn("ctl", "slurmctld", "-D", "-f", self.env["SLURM_CONF"])
             self.started = time.monotonic()
             for node in NODES:
                 self.start_node(node)
-            wait_until(self._up, 15, "both nodes to be idle")
+            wait_until(self._up, 120, "both nodes to be idle")
         except Exception as error:
             raise RuntimeError(f"SLURM did not come up: {error}\n{self.logs()}") from error
 
@@ -187,7 +187,7 @@ class Cluster:
 
     # What tests ask of it.
 
-    def run(self, *cmd: str, timeout: float = 30) -> str:
+    def run(self, *cmd: str, timeout: float = 120) -> str:
         """The standard output of a client's call. Always with a timeout: srun waits for ever on a drained node."""
         done = subprocess.run(cmd, env=self.env, capture_output=True, text=True, timeout=timeout)
         if done.returncode:
@@ -204,7 +204,7 @@ class Cluster:
         """What scontrol knows of a job (`7`) or of one task of an array (`7_1`)."""
         return dict(re.findall(r"(\S+?)=(\S*)", self.run("scontrol", "show", "job", "--oneliner", job)))
 
-    def wait_job(self, job: str, *states: str, timeout: float = 30) -> dict[str, str]:
+    def wait_job(self, job: str, *states: str, timeout: float = 180) -> dict[str, str]:
         wait_until(lambda: self.job(job)["JobState"] in states, timeout, f"job {job} to be {' or '.join(states)}")
         return self.job(job)
 
@@ -220,7 +220,7 @@ class Cluster:
         lines = self.run("sinfo", "--Node", "--noheader", "--partition=normal", "--format=%N %T").splitlines()
         return dict(line.split() for line in lines)
 
-    def wait_idle(self, timeout: float = 30) -> None:
+    def wait_idle(self, timeout: float = 180) -> None:
         def idle():
             return not self.run("squeue", "--noheader") and set(self.states().values()) == {"idle"}
 

@@ -280,7 +280,7 @@ def test_status_logs_and_cancel_read_the_queue(slurm, tmp_path):
 
     said = moco("cancel", "three")
     assert said.returncode == 0 and said.stdout.count("cancelled") == 2, said
-    wait_until(lambda: not slurm.run("squeue", "--noheader"), 20, "an empty queue")
+    wait_until(lambda: not slurm.run("squeue", "--noheader"), 120, "an empty queue")
     assert moco("status", "three").stdout.splitlines()[-1] == "2 cancelled, 1 done"
 
 
@@ -309,7 +309,7 @@ def test_a_refusal_midway_takes_back_what_was_submitted(slurm, tmp_path):
         with launched(slurm, tmp_path, "seed=range(60)", held, stderr=subprocess.PIPE, text=True) as launcher:
             wait_until(lambda: list(tmp_path.glob("*/job.json")), 120, "the first array")
             slurm.run("scontrol", "update", "PartitionName=normal", "State=INACTIVE")
-            [line] = launcher.communicate(timeout=60)[1].splitlines()
+            [line] = launcher.communicate(timeout=300)[1].splitlines()
     finally:
         slurm.run("scontrol", "update", "PartitionName=normal", "State=UP")
     assert launcher.returncode == 1
