@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from moco import jobs, training
+from moco import evaluation, jobs, training
 from moco.claims import Stopped
 from moco.config import UserError
 from moco.runs import Run
@@ -23,18 +23,18 @@ def only(cfg: dict[str, Any]) -> Run:
     return Run(folder)
 
 
-def stop_at(monkeypatch: pytest.MonkeyPatch, *steps: int, by: int = signal.SIGTERM) -> None:
+def stop_at(monkeypatch: pytest.MonkeyPatch, *steps: int, by: int = signal.SIGTERM, of: Any = training) -> None:
     """Sends the signal to this process right after those steps' seeds are drawn, so in the middle of the step."""
-    draw = training.step_seed
+    draw, stream = of.step_seed, {training: "step", evaluation: "probe step"}[of]
     left = set(steps)
 
-    def drawn(seed: int, stream: str, step: int) -> int:
-        if stream == "step" and step in left:
+    def drawn(seed: int, name: str, step: int) -> int:
+        if name == stream and step in left:
             left.discard(step)
             signal.raise_signal(by)
-        return draw(seed, stream, step)
+        return draw(seed, name, step)
 
-    monkeypatch.setattr(training, "step_seed", drawn)
+    monkeypatch.setattr(of, "step_seed", drawn)
 
 
 def content(run: Run) -> dict[str, Any]:
@@ -228,6 +228,35 @@ def test_best_epoch_is_kept_beside_the_last(tiny: Make, monkeypatch: pytest.Monk
     assert jobs.train(tiny()) == 40.0
     result = only(tiny()).result
     assert result["knn/top1"] == 40.0 and result["best"] == {"knn/top1": 50.0, "epoch": 1}
+
+
+def test_stopped_linear_evaluation_goes_on(tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By augmented views, stopped twice; with other settings, or asked to start over, the checkpoint does not count."""
+    jobs.train(tiny("moco"))
+    run = only(tiny("moco"))
+    probe = tiny("moco", "probe.epochs=3", "probe.batch_size=500")["probe"]  # three steps an epoch
+    asked: dict[str, Any] = {"probe": probe, "tracker": {"name": "none"}, "device": "cpu"}
+    want = jobs.linear_eval(run, **asked)["linear/top1"]
+    result = {key: value for key, value in run.result.items() if not key.startswith("linear")}
+    run.write_result(result)
+    drawn = []
+    with monkeypatch.context() as patch:
+        stop_at(patch, 1, 5, of=evaluation)
+        draw = evaluation.step_seed
+        patch.setattr(evaluation, "step_seed", lambda *of: drawn.append(of[1:]) or draw(*of))
+        for _ in range(2):
+            with pytest.raises(Stopped):
+                jobs.linear_eval(run, **asked)
+            assert run.state() == "done" and run.attempt() == "stopped"
+        assert jobs.linear_eval(run, **asked)["linear/top1"] == want
+    assert [step for stream, step in drawn if stream == "probe step"] == [*range(9)]
+    assert not list(run.folder.glob("probe_*.pt"))
+    with monkeypatch.context() as patch:
+        stop_at(patch, 1, of=evaluation)
+        with pytest.raises(Stopped):
+            jobs.linear_eval(run, **asked, rerun=True)
+    other = {**asked, "probe": {**probe, "lr": 0.5}}
+    assert jobs.linear_eval(run, **other, rerun=True)["linear/top1"] != want
 
 
 @pytest.mark.parametrize("protocol", ["cached", "augmented"])
