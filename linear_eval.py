@@ -7,6 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from moco import config, jobs, launching, runs
+from moco.errors import UserError
 from moco.sweeps import Sweep
 
 
@@ -20,7 +21,7 @@ def main(cfg: DictConfig) -> float | None:
 def evaluate(cfg: dict) -> float | None:
     """Probes the run, or launches the sweep's tasks."""
     if (cfg["run"] is None) == (cfg["sweep"] is None):
-        raise config.UserError("run is missing: give the id or folder of a finished run, run=<id>, or sweep=<name>")
+        raise UserError("run is missing: give the id or folder of a finished run, run=<id>, or sweep=<name>")
     if cfg["sweep"]:
         options: dict = OmegaConf.to_container(HydraConfig.get().launcher)  # type: ignore[assignment]
         del options["_target_"]
@@ -32,7 +33,7 @@ def evaluate(cfg: dict) -> float | None:
         return None
     run = runs.find(cfg["runs_dir"], str(cfg["run"]))
     result = jobs.linear_eval(run, **{key: cfg[key] for key in ("probe", "tracker", "device", "seed", "rerun")})
-    return result[f"{config.LABELS[cfg['probe']['name']]}/top1"]
+    return result[f"{runs.LABELS[cfg['probe']['name']]}/top1"]
 
 
 if __name__ == "__main__":

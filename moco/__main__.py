@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from moco import tables
-from moco.config import UserError
+from moco.errors import UserError
 from moco.files import write_atomic
 from moco.runs import Run, find
 from moco.sweeps import Sweep, select, sweep_names

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from moco.config import UserError, build
+from moco.config import build
+from moco.errors import UserError
 from moco.runs import Run
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from moco.config import UserError
+from moco.errors import UserError
 from moco.files import locked, read_json, write_json
 
 HEARTBEAT = 10.0  # seconds between heartbeats

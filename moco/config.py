@@ -17,14 +17,12 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from moco.errors import UserError
+
 ROOT = Path(__file__).parents[1]
 METHOD_KEYS = ("temperature", "m", "feature_dim", "momentum")  # a method that leaves one out of its section lacks it
 
 DEVICE = r"^(auto|cpu|mps|cuda(:\d+)?)$"
-
-
-class UserError(ValueError):
-    """What a user can mend: its text is one line for each thing that is wrong, each with the remedy."""
 
 
 class Section(BaseModel):
@@ -96,9 +94,6 @@ class Probe(Section):
     batch_size: int = Field(ge=1)
     lr: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
-
-
-LABELS = {"augmented": "linear", "cached": "linear_cached"}  # protocol of linear evaluation -> prefix of its metrics
 
 
 class Tracker(Section):

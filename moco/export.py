@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from moco.building import load_encoder
-from moco.config import UserError
+from moco.errors import UserError
 from moco.runs import Run
 
 

@@ -12,10 +12,11 @@ import yaml
 
 from moco.building import Parts, check_sizes, knn_evaluation, load_encoder
 from moco.claims import Stopped
-from moco.config import LABELS, UserError, build, named
+from moco.config import build, named
+from moco.errors import UserError
 from moco.files import write_atomic
 from moco.progress import SHOW_EVERY, Progress
-from moco.runs import Run, folder_name
+from moco.runs import LABELS, Run, folder_name
 
 
 def train(cfg: dict[str, Any], run: Run | None = None, **details: Any) -> float:

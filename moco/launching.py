@@ -10,7 +10,7 @@ from typing import Any
 
 from moco import config, queues, slurm
 from moco.claims import EXIT_STOPPED
-from moco.config import UserError
+from moco.errors import UserError
 from moco.results import describe, settings
 from moco.runs import Run, find, folder_name
 from moco.sweeps import Sweep

@@ -6,7 +6,7 @@ from typing import Any
 
 from moco import panels
 from moco.comparison import configurations
-from moco.config import UserError
+from moco.errors import UserError
 from moco.results import plain, read
 from moco.runs import Run
 

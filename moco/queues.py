@@ -15,13 +15,13 @@ from typing import Any
 
 from moco import slurm
 from moco.claims import born
-from moco.config import UserError
+from moco.errors import UserError
 from moco.progress import duration
 from moco.sweeps import Sweep
 from moco.tasks import Task
 
 ROOT = Path(__file__).parents[1]
-POLL = 0.1  # seconds between looks at local jobs
+POLL = 0.03  # seconds between looks at local jobs
 POLL_SLURM = 1.0, 10.0  # between looks at SLURM, at first and in the long run: its controller serves many
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

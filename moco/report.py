@@ -12,7 +12,7 @@ from typing import Any
 
 from moco import panels
 from moco.comparison import Configuration, configurations, ranked, sentences, state_counts
-from moco.config import UserError
+from moco.errors import UserError
 from moco.files import write_atomic
 from moco.results import PROTOCOLS, Entry, cost, is_number, look, plain, spread, swept, varying
 from moco.runs import other_folders

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from moco import slurm
-from moco.config import UserError
+from moco.errors import UserError
 from moco.runs import NOT_IDENTITY, Run
 from moco.sweeps import membership, select
 

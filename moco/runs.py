@@ -27,7 +27,7 @@ from typing import Any
 import yaml
 
 from moco.claims import Claim, Stopped, alive, ending
-from moco.config import UserError
+from moco.errors import UserError
 from moco.files import locked, read_json, write_atomic, write_json
 
 # What cannot change the result: paths, devices, logging, and what is measured after the training itself.
@@ -35,6 +35,7 @@ NOT_IDENTITY = {
     "runs_dir", "rerun", "device", "compile", "eval_every", "checkpoint_minutes", "linear_eval", "probe", "tracker", "recipe",
 }  # fmt: skip
 
+LABELS = {"augmented": "linear", "cached": "linear_cached"}  # protocol of linear evaluation -> prefix of its metrics
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 
 from moco.claims import HEARTBEAT
-from moco.config import UserError
+from moco.errors import UserError
 from moco.runs import Run
 
 SILENT = 2.5 * HEARTBEAT  # so long without a heartbeat, a holder whose job is unknown is dead

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from moco.claims import born, machine
-from moco.config import UserError
+from moco.errors import UserError
 from moco.files import locked, read_json, write_json
 from moco.runs import Run, all_runs, find
 

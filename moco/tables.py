@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from moco.config import LABELS, UserError
+from moco.errors import UserError
 from moco.files import write_atomic
 from moco.results import PROTOCOLS, PUBLISHED, Entry, fold, is_number, plain, read, spread, varying
-from moco.runs import Run
+from moco.runs import LABELS, Run
 
 PROBES = {label: protocol for protocol, label in LABELS.items()}
 # Settings that have a column of their own, by their key in the flat configuration.

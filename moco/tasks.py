@@ -14,9 +14,8 @@ import yaml
 
 from moco import slurm
 from moco.claims import Held, Stopped, born
-from moco.config import LABELS
 from moco.files import write_atomic
-from moco.runs import Run
+from moco.runs import LABELS, Run
 
 
 @dataclass

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from moco.claims import Claim, Stopped
-from moco.config import UserError
+from moco.errors import UserError
 from moco.progress import SHOW_EVERY, Progress
 from moco.runs import Run
 from moco.seeding import step_seed

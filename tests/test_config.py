@@ -16,8 +16,8 @@ from PIL import Image
 
 from moco import config, data, jobs
 from moco.claims import Stopped
-from moco.config import UserError
 from moco.data import Dataset
+from moco.errors import UserError
 from moco.runs import folder_name, identity
 
 CONF = Path(__file__).parents[1] / "conf"

@@ -16,7 +16,7 @@ import yaml
 from common import ENVIRONMENT, METHODS, ROOT, TINY, python
 
 from moco import launching
-from moco.config import UserError
+from moco.errors import UserError
 
 Sweep = Callable[..., subprocess.Popen[str]]
 TRAIN = str(ROOT / "train.py")

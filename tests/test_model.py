@@ -8,7 +8,8 @@ import yaml
 from torch import nn
 from torchvision.models import resnet
 
-from moco.config import UserError, build
+from moco.config import build
+from moco.errors import UserError
 from moco.evaluation import count
 from moco.export import export
 from moco.methods.heads import projection_head

@@ -13,7 +13,7 @@ from folders import write_sweep
 
 from moco import results, tables
 from moco.__main__ import main
-from moco.config import UserError
+from moco.errors import UserError
 from moco.runs import Run, all_runs
 
 FIXED = [

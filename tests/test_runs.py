@@ -12,7 +12,7 @@ import pytest
 
 from moco import claims, runs
 from moco.claims import Held, Stopped
-from moco.config import UserError
+from moco.errors import UserError
 from moco.runs import Run
 
 

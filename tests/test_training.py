@@ -10,7 +10,7 @@ import torch
 
 from moco import evaluation, jobs, training
 from moco.claims import Stopped
-from moco.config import UserError
+from moco.errors import UserError
 from moco.runs import Run
 
 Make = Callable[..., dict[str, Any]]

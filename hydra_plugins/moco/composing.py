@@ -44,7 +44,7 @@ class Composer:
         values = OmegaConf.to_container(composed, resolve=False)
         assert isinstance(values, dict)
         del values["hydra"]
-        return OmegaConf.create(values), values
+        return OmegaConf.create(values), values  # type: ignore[return-value]
 
     def _plain(self, override: Override) -> bool:
         """key=value with a value that stands for itself, and nothing that chooses a file."""

@@ -35,7 +35,7 @@ class GridSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-        from moco.config import UserError
+        from moco.errors import UserError
 
         words = [f"{key}={value}" for key, value in self.params.items()] + arguments  # of one key, the last counts
         overrides = OverridesParser.create(config_loader=self.context.config_loader).parse_overrides(words)
