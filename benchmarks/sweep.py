@@ -1,0 +1,51 @@
+"""A sweep of nine points on this machine's CPUs against running the nine one after another.
+
+    python benchmarks/sweep.py
+
+Each point trains the small ResNet on scikit-learn's digits at 32 pixels, about 15,000 views. `one after another` is what people
+do without a launcher: nine commands in a loop, each with all cores. The others are one sweep each, with so many jobs at
+a time that share the cores. Prints JSON: seconds of wall clock, and images a second over all.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+CORES = len(os.sched_getaffinity(0))
+EPOCHS = 5
+POINT = [
+    "recipe=quickstart", "data.size=32", "model.widths=[32,64,128,256]", "model.stem_stride=2", f"epochs={EPOCHS}",
+    f"eval_every={EPOCHS}", "tracker=none", "device=cpu",
+]  # fmt: skip
+
+
+def call(*words: str, cwd: str) -> None:
+    subprocess.run([sys.executable, str(ROOT / "train.py"), *POINT, *words], cwd=cwd, check=True, capture_output=True)
+
+
+def loop(cwd: str) -> None:
+    for seed in range(9):
+        call(f"seed={seed}", cwd=cwd)
+
+
+def sweep(jobs: int, cwd: str) -> None:
+    call("-m", "seed=range(9)", "hydra.launcher.devices=cpu", f"hydra.launcher.jobs_per_device={jobs}", cwd=cwd)
+
+
+if __name__ == "__main__":
+    ways = {"one after another": loop}
+    for jobs in sorted({1, 2, CORES // 2, CORES} - {0}):
+        ways[f"sweep, {jobs} at a time with {max(1, CORES // jobs)} threads"] = lambda cwd, jobs=jobs: sweep(jobs, cwd)
+    seconds = {}
+    for name, way in ways.items():
+        with tempfile.TemporaryDirectory() as folder:
+            started = time.monotonic()
+            way(folder)
+            seconds[name] = round(time.monotonic() - started, 1)
+            print(f"{name}: {seconds[name]} s", file=sys.stderr)
+    print(json.dumps({"seconds": seconds, "cores": CORES}, indent=1))
