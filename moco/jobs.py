@@ -213,7 +213,7 @@ def _probe(run: Run, parts: Parts, probe: Mapping[str, Any], rerun: bool, claim:
             numbers = {"epoch": (fitting.step - 1) // fitting.per_epoch + 1, "loss": float(fitting.loss)}
             bar.update(fitting.step, **numbers)
             claim.progress(step=fitting.step, steps=steps, left=bar.left(fitting.step), **numbers)
-        if signals.save or now - kept >= 60 * run.config["checkpoint_minutes"]:
+        if signals.save or now - kept >= 60 * parts.cfg["checkpoint_minutes"]:
             kept, signals.save = now, False
             save_atomic({"probe": dict(probe), "fitting": fitting.state()}, path)
         if signals.received:
