@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from moco.comparison import Configuration, ranked
-from moco.results import describe, is_number, plain, swept
+from moco.results import describe, is_number, own_keys, plain, swept
 
 LINES = 6  # more lines than that are thin and grey, the best few apart
 BEST = 4
@@ -178,7 +178,8 @@ def shared(flats: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[str]:
     """Settings that all configurations have with one value, less the `keys` that vary, as they are typed."""
     if not flats:
         return []
-    same = [key for key in flats[0] if key not in keys and flats[0][key] is not None and key != "seed"]
+    same = [key for key in own_keys(flats[:1]) if key not in keys and flats[0][key] is not None and key != "seed"]
+    same.sort(key=lambda key: not key.endswith(".name"))
     texts = {key: repr(flats[0][key]) for key in same}
     return [
         f"{name(key)}={plain(flats[0][key])}"

@@ -282,9 +282,10 @@ def write_parquet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     for row in rows:
         line: Row = {}
         for name, value in row.items():
-            spreads = name in ACCURACIES
-            parts = value or {} if spreads else {}
-            line |= {f"{name} {part}": parts.get(part) for part in ("mean", "std", "n")} if spreads else {name: value}
+            if name in ACCURACIES:
+                line |= {f"{name} {part}": (value or {}).get(part) for part in ("mean", "std", "n")}
+            else:
+                line[name] = value
         flat.append(line)
     columns = {name: [row[name] for row in flat] for name in (flat[0] if flat else ())}
     for name, values in columns.items():
