@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,12 +61,12 @@ def test_second_process_is_told_who_holds_the_run(run: Run) -> None:
         assert run.holder()["pid"] == os.getpid()
 
 
-def _try(folder: str, start: float, out: "multiprocessing.Queue[str]") -> None:
-    time.sleep(max(0, start - time.time()))
+def _try(folder: str, start: Any, over: Any, out: Any) -> None:
+    start.wait()
     try:
         with Run(folder).claim():
             out.put("mine")
-            time.sleep(1)
+            over.wait()
     except Held:
         out.put("held")
 
@@ -75,11 +76,12 @@ def test_of_many_at_once_one_gets_an_abandoned_run(run: Run) -> None:
     (run.folder / "claim.json").write_text(json.dumps(holder))
     assert run.state() == "killed"
     context = multiprocessing.get_context("spawn")
-    out: multiprocessing.Queue[str] = context.Queue()
-    workers = [context.Process(target=_try, args=(str(run.folder), time.time() + 2, out)) for _ in range(4)]
+    start, over, out = context.Barrier(4), context.Event(), context.Queue()
+    workers = [context.Process(target=_try, args=(str(run.folder), start, over, out)) for _ in range(4)]
     for worker in workers:
         worker.start()
-    answers = sorted(out.get(timeout=60) for _ in workers)
+    answers = sorted(out.get(timeout=300) for _ in workers)
+    over.set()
     for worker in workers:
         worker.join()
     assert answers == ["held", "held", "held", "mine"]
