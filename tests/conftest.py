@@ -22,16 +22,22 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-@pytest.fixture
-def checked(tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """checked("temperature=0.1", ...) -> the configuration that train.py would get, with runs in tmp_path/runs."""
+@pytest.fixture(scope="session")
+def base() -> Callable[..., dict[str, Any]]:
+    """base("temperature=0.1", ...) -> the configuration that train.py would get."""
 
     def make(*overrides: str) -> dict[str, Any]:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            composed = compose("train", [f"runs_dir={tmp_path}/runs", *overrides])
+            composed = compose("train", [*overrides])
         return config.check(OmegaConf.to_container(composed, resolve=True))
 
     return make
+
+
+@pytest.fixture
+def checked(base: Callable[..., dict[str, Any]], tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """The same with runs in tmp_path/runs."""
+    return lambda *overrides: base(f"runs_dir={tmp_path}/runs", *overrides)
 
 
 @pytest.fixture
