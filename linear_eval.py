@@ -6,6 +6,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from hydra_plugins.moco.composing import show_help
 from moco import config, jobs, launching, runs
 from moco.errors import UserError
 from moco.sweeps import Sweep
@@ -39,4 +40,5 @@ def evaluate(cfg: dict) -> float | None:
 if __name__ == "__main__":
     config.register_help(config.LinearEval)
     jobs.run_or_exit(lambda: config.check_words(sys.argv[1:], config.LinearEval))
+    show_help("linear_eval", sys.argv[1:])
     main()

@@ -5,6 +5,7 @@ import sys
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from hydra_plugins.moco.composing import show_help
 from moco import config, jobs
 
 
@@ -19,4 +20,5 @@ def main(cfg: DictConfig) -> float:
 if __name__ == "__main__":
     config.register_help()
     jobs.run_or_exit(lambda: config.check_words(sys.argv[1:]))
+    show_help("train", sys.argv[1:])
     main()

@@ -3,14 +3,18 @@
 Hydra composes some 15 points a second, since it merges all files anew for each.
 """
 
+import sys
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 
+CONF = Path(__file__).parents[2] / "conf"
 ABSENT = object()
 
 
@@ -71,3 +75,13 @@ def _replaceable(values: dict[str, Any], key: str, value: Any) -> bool:
     old = _at(values, key)
     alone = old is not ABSENT and not isinstance(old, dict)
     return alone and isinstance(old, list) == isinstance(value, list) and "$" not in str(old)
+
+
+def show_help(name: str, words: Sequence[str]) -> None:
+    """Prints the help of an entry point and leaves, where its words ask for it: Hydra's own way lists all its groups twice."""
+    if not {"-h", "--help"} & set(words):
+        return
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        overrides = [word for word in words if not word.startswith("-")]
+        print(compose(name, overrides, return_hydra_config=True).hydra.help.template)
+    sys.exit()
