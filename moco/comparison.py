@@ -3,7 +3,6 @@
 Numbers are accuracies in percent after the last epoch; a best epoch's is never used. Imports no torch.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -164,8 +163,3 @@ def _unfinished(entries: Sequence[Entry], states: Sequence[str]) -> list[str]:
     ]
     done = sum(entry.result is not None for entry in entries)
     return [f"Not in it are {len(entries) - done} of {len(entries)} runs: {', '.join(parts)}."] if parts else []
-
-
-def state_counts(states: Sequence[str]) -> str:
-    """How many runs are in each state: 7 done, 1 failed."""
-    return ", ".join(f"{n} {state}" for state, n in Counter(states).most_common())

@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from moco.building import Parts, check_sizes, knn_evaluation, load_encoder
 from moco.claims import Stopped
 from moco.config import build, named
@@ -113,7 +111,7 @@ def _write_config(cfg: Mapping[str, Any], run: Run, parts: Parts) -> None:
     """config.yaml and provenance.json with git.diff, for the attempt that begins."""
     from moco import provenance
 
-    write_atomic(run.folder / "config.yaml", yaml.safe_dump({**cfg, "rerun": False}, sort_keys=False))
+    run.write_config(cfg)
     commit, diff = provenance.git_state()
     attempts = (
         json.loads((run.folder / "provenance.json").read_text()) if (run.folder / "provenance.json").exists() else []
@@ -246,7 +244,7 @@ def _probe(run: Run, parts: Parts, probe: Mapping[str, Any], rerun: bool, claim:
     return accuracy
 
 
-def run_or_exit(job: Callable[[], Any], folder: Path | None = None) -> Any:
+def run_or_exit(job: Callable[[], Any]) -> Any:
     """Runs the job; what the user can mend becomes one line a problem on stderr and exit code 1."""
     try:
         return job()

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from moco import panels
-from moco.comparison import Configuration, configurations, ranked, sentences, state_counts
+from moco.comparison import Configuration, configurations, ranked, sentences
 from moco.errors import UserError
 from moco.files import write_atomic
-from moco.results import PROTOCOLS, Entry, cost, is_number, look, plain, spread, swept, varying
+from moco.results import PROTOCOLS, Entry, cost, is_number, look, plain, spread, state_counts, swept, varying
 from moco.runs import other_folders
 from moco.sweeps import select
 from moco.tables import mean, published

@@ -6,6 +6,7 @@ Reads run folders alone and imports no torch.
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
@@ -194,6 +195,11 @@ def states(runs: Sequence[Run], queue: dict[str, dict[str, str]] | None = None) 
         except (KeyError, TypeError, AttributeError):
             found.append("damaged")
     return found
+
+
+def state_counts(states: Sequence[str]) -> str:
+    """How many runs are in each state: 7 done, 1 failed."""
+    return ", ".join(f"{n} {state}" for state, n in Counter(states).most_common())
 
 
 def look(runs: Sequence[Run]) -> tuple[list[Entry], list[str]]:

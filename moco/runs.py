@@ -85,6 +85,10 @@ class Run:
             raise UserError(f"{path} holds no configuration: is {self.folder} a run's folder?")
         return config
 
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Freezes the resolved configuration; rerun is an order, not a part of it."""
+        write_atomic(self.folder / "config.yaml", yaml.safe_dump({**config, "rerun": False}, sort_keys=False))
+
     @property
     def result(self) -> dict[str, Any] | None:
         """The result, or None where the run is not done."""

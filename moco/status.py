@@ -4,14 +4,13 @@ import os
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from moco import slurm
 from moco.claims import machine
 from moco.progress import duration
-from moco.results import describe, read, states
+from moco.results import describe, read, state_counts, states
 from moco.runs import Run
 
 COLUMNS = ("id", "state", "epoch", "loss", "kNN", "linear", "left", "where", "job", "point")
@@ -71,8 +70,7 @@ def text(lines: Sequence[dict[str, str]], color: bool) -> str:
             at = names.index("state")
             cells[at] = f"\033[{COLORS.get(line['state'], '31')}m{cells[at]}\033[0m"
         out.append("  ".join(cells).rstrip())
-    count = Counter(line["state"] for line in lines)
-    return "\n".join([*out, "", ", ".join(f"{n} {state}" for state, n in count.most_common())])
+    return "\n".join([*out, "", state_counts([line["state"] for line in lines])])
 
 
 def watch(look: Any, seconds: float) -> None:

@@ -10,11 +10,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
 from moco import slurm
 from moco.claims import Held, Stopped, born
-from moco.files import write_atomic
 from moco.runs import LABELS, Run
 
 
@@ -40,9 +37,7 @@ class Task:
         """Makes the folder with the configuration that the job will run, and forgets an earlier failure."""
         self.run.folder.mkdir(parents=True, exist_ok=True)
         if self.what == "train":
-            write_atomic(
-                self.run.folder / "config.yaml", yaml.safe_dump({**self.arguments, "rerun": False}, sort_keys=False)
-            )
+            self.run.write_config(self.arguments)
         (self.run.folder / "error.txt").unlink(missing_ok=True)
 
     def job(self, sweep: str, launcher: tuple[int, str | None] | None = None, slot: str | None = None) -> "Job":
