@@ -1,6 +1,7 @@
-"""python -m moco status | logs | cancel | table | plot | report | export: everything that reads runs."""
+"""python -m moco status | logs | cancel | table | plot | report | sync | dashboard | export: all that reads runs."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -78,6 +79,22 @@ def report(arguments: argparse.Namespace) -> None:
     print("\n".join([*answer, f"{arguments.out} holds the table and the charts"]))
 
 
+def sync(arguments: argparse.Namespace) -> None:
+    from moco.sync import sync as upload
+
+    upload(selected(arguments))
+
+
+def dashboard(arguments: argparse.Namespace) -> None:
+    from moco import dashboard
+
+    names = [arguments.sweep] if arguments.sweep else []
+    if names and arguments.sweep not in sweep_names(arguments.runs_dir):
+        Sweep(arguments.runs_dir, arguments.sweep).runs()  # says which there are
+    specified = dashboard.specification(select(arguments.runs_dir, names), arguments.sweep)
+    print(json.dumps(specified, indent=1) if arguments.dry_run else dashboard.publish(specified))
+
+
 def written(path: Path, write: Callable[[], object]) -> None:
     """Calls `write`, which writes a file to `path`.
 
@@ -141,6 +158,13 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("names", nargs="*", help=NAMES)
     one.add_argument("-o", "--out", type=Path, default=Path("report.html"), help="the file (default: report.html)")
     one.set_defaults(call=report)
+    one = commands.add_parser("sync", help="upload to W&B what runs have kept offline")
+    one.add_argument("names", nargs="*", help=NAMES)
+    one.set_defaults(call=sync)
+    one = commands.add_parser("dashboard", help="save a W&B workspace: table, accuracy against settings, curves")
+    one.add_argument("sweep", nargs="?", help="a sweep (default: all runs)")
+    one.add_argument("--dry-run", action="store_true", help="print what it would show, as JSON")
+    one.set_defaults(call=dashboard)
     one = commands.add_parser("export", help="a run's backbone for plain torchvision or timm")
     one.add_argument("name", help="id or folder")
     one.add_argument("--to", choices=("torchvision", "safetensors"), default="torchvision")

@@ -175,10 +175,12 @@ def linear_eval(
             if f"{label}/top1" in result and not rerun:
                 return result
             with open_tracker(tracker, run, cfg, "linear_eval", details) as mirror:
+                mirror.catch_up(run.metrics())
                 top1, top5 = _probe(run, parts, {**probe, "seed": seed}, rerun, claim, signals)
                 metrics = {f"{label}/top1": top1, f"{label}/top5": top5}
-                run.append_metrics({"epoch": result["epochs"], "step": result["steps"], **metrics})
-                mirror.log(result["steps"], metrics)
+                line = {"epoch": result["epochs"], "step": result["steps"], **metrics}
+                run.append_metrics(line)
+                mirror.log(line["step"], line)
                 parameters = (int(parts.encoder.num_features) + 1) * len(parts.data.classes)
                 described = {**probe, "seed": seed, "params_classifier": parameters, "finished": _now()}
                 result.setdefault("probes", {})[probe["name"]] = described

@@ -156,7 +156,7 @@ class LocalQueue:
                 submitted = executor.submit(job)
         finally:
             signal.signal(signal.SIGINT, before)
-        task.run.note_job(submitted.job_id, submitted.paths.stdout, "local", self.sweep.name)
+        task.run.note_job(submitted.job_id, submitted.paths.stdout, "local", self.sweep.name, task.varies)
         return submitted
 
     def _tell(self, task: Task, state: str, seconds: float) -> None:
@@ -260,7 +260,7 @@ class SlurmQueue:
                         part = [(task, executor.submit(task.job(self.sweep.name))) for task in tasks[i : i + size]]
                     for task, job in part:
                         submitted.append(job.job_id)
-                        task.run.note_job(job.job_id, job.paths.stdout, "slurm", self.sweep.name)
+                        task.run.note_job(job.job_id, job.paths.stdout, "slurm", self.sweep.name, task.varies)
         except BaseException as error:  # Ctrl-C too: no half of a sweep stays in the queue
             slurm.cancel_jobs(submitted)
             if not isinstance(error, FailedJobError | FailedSubmissionError):

@@ -167,9 +167,10 @@ class Run:
         with contextlib.suppress(OSError):  # a full disk must not hide the error itself
             write_atomic(self.folder / "error.txt", "".join(lines).rstrip() + "\n")
 
-    def note_job(self, job: str, log: Path | str, queue: str, sweep: str) -> None:
-        """Keeps which job of which queue (local, slurm) will work here, and where its log is."""
+    def note_job(self, job: str, log: Path | str, queue: str, sweep: str, label: str = "") -> None:
+        """Keeps which job of which queue (local, slurm) will work here, where its log is, and what varies in its sweep."""
         content = {"job": job, "log": str(log), "queue": queue, "sweep": sweep, "submitted": time.time()}
+        content["label"] = label or (self.job() or {}).get("label", "")
         write_json(self.folder / "job.json", content)
 
     def job(self) -> dict[str, Any] | None:

@@ -24,6 +24,11 @@ class Task:
     arguments: dict[str, Any] = field(default_factory=dict)
     label: str = ""
 
+    @property
+    def varies(self) -> str:
+        """The label of a training that tells it from the others; empty where there is none."""
+        return self.label if self.what == "train" and self.label != self.run.folder.name else ""
+
     def state(self) -> str:
         """As Run.state; a linear evaluation is done when its numbers have joined the result."""
         if self.what == "train":
@@ -55,15 +60,15 @@ class Job:
 
     def __init__(self, task: Task, sweep: str, launcher: tuple[int, str | None] | None = None, slot: str | None = None):
         self.folder, self.what, self.arguments = str(task.run.folder), task.what, task.arguments
-        self.sweep, self.launcher, self.slot = sweep, launcher, slot
+        self.sweep, self.launcher, self.slot, self.label = sweep, launcher, slot, task.varies
 
     def __call__(self) -> None:
         if self.launcher:
             _stop_with(*self.launcher)
         try:
             self.work(
-                sweep=self.sweep, queue=os.environ.get("SUBMITIT_EXECUTOR"), job=slurm.job_id(), slot=self.slot,
-                visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
+                sweep=self.sweep, label=self.label, queue=os.environ.get("SUBMITIT_EXECUTOR"), job=slurm.job_id(),
+                slot=self.slot, visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
             )  # fmt: skip
         except Held as held:
             print(held)

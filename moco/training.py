@@ -181,6 +181,7 @@ def fit(
     state = State(run, method, optimizer, per_epoch, images.device)
     state.load()
     run.rewind_metrics(state.step // per_epoch)
+    tracker.catch_up(run.metrics())
     bar = Progress("training", steps, state.step)
     before = state.seconds
     started = saved = shown = time.monotonic()
