@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,8 @@ class Wandb(NoTracker):
     ) -> None:
         import wandb
 
+        while folders(run) and time.strftime("run-%Y%m%d_%H%M%S-") in folders(run)[-1].name:
+            time.sleep(0.1)  # wandb's folders are named by the second: two attempts in one would be one
         online = settings["mode"] == "online"
         arguments: dict[str, Any] = dict(
             project=settings["project"], entity=settings["entity"], group=settings["group"], tags=settings["tags"],

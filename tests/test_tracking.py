@@ -106,6 +106,7 @@ class _Recorder:
 
     def __init__(self):
         self.broken, self.calls = False, []
+        self.starting_step, self.summary = 0, {}
 
     def define_metric(self, name, summary):
         pass
