@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from moco import panels
-from moco.config import UserError
+from moco.errors import UserError
 from moco.results import PROTOCOLS, is_number, read, swept
 from moco.runs import Run
 

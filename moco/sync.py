@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlparse
 
-from moco.config import UserError
+from moco.errors import UserError
 from moco.runs import Run
 from moco.tracking import folders
 

@@ -19,7 +19,7 @@ from test_tracking import CONFIG, LINES, SETTINGS, history, of, read_back
 from wandb_server import wandb_server
 
 from moco import config, dashboard, sync
-from moco.config import UserError
+from moco.errors import UserError
 from moco.runs import Run, all_runs
 from moco.tasks import Task
 from moco.tracking import columns, display_name, last_id, open_tracker
