@@ -45,7 +45,7 @@ def specification(runs: Sequence[Run], sweep: str | None = None) -> dict[str, An
         {"panel": "lines", "metric": "train/loss", "title": "Training loss over the epochs"},
     ]
     results = [{"panel": "bars", "metric": metric, "title": _title(metric)} for metric in metrics]
-    sections = {"Results": results, "Settings": against, "Learning curves": curves}
+    sections: dict[str, list[dict[str, Any]]] = {"Results": results, "Settings": against, "Learning curves": curves}
     return {
         "name": f"sweep {sweep}" if sweep else "all runs", "entity": tracker.get("entity"), "project": tracker["project"],
         "group": (tracker.get("group") or sweep) if sweep else None,
