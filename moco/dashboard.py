@@ -1,5 +1,6 @@
 """python -m moco dashboard: a saved W&B workspace of a sweep, by wandb-workspaces (an optional dependency)."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,7 +34,7 @@ def specification(runs: Sequence[Run], sweep: str | None = None) -> dict[str, An
     found = {metric for entry in entries for metric in entry.result or {}}
     metrics = [f"{name}/top1" for name in PROTOCOLS if name == "knn" or f"{name}/top1" in found]
     axes = [{"setting": key, "axis": _axis(key, flats)} for key in keys]
-    against = [
+    against: list[dict[str, Any]] = [
         {"panel": "against", "x": axis, "metric": metric, "title": f"{_title(metric)} against {axis['setting']}"}
         for metric in metrics
         for axis in axes
@@ -75,9 +76,11 @@ def workspace(specified: dict[str, Any], entity: str) -> Any:
         UserError: the package is not installed.
     """
     try:
-        import wandb_workspaces.reports.v2 as wr
-        import wandb_workspaces.workspaces as ws
-        from wandb_workspaces import expr
+        with warnings.catch_warnings():  # of its own use of pydantic
+            warnings.simplefilter("ignore", DeprecationWarning)
+            import wandb_workspaces.reports.v2 as wr
+            import wandb_workspaces.workspaces as ws
+            from wandb_workspaces import expr
     except ImportError as error:
         raise UserError("dashboard needs wandb-workspaces: pip install wandb-workspaces") from error
 
@@ -116,7 +119,7 @@ def workspace(specified: dict[str, Any], entity: str) -> Any:
     columns = [f"summary:{summary(metric)}" for metric in specified["metrics"]]
     columns += [f"config:{_stored(key)}" for key in specified["columns"]]
     runs = ws.RunsetSettings(
-        filters=[expr.Metric("Group") == specified["group"]] if specified["group"] else "",
+        filters=expr.And(expr.Metric("Group") == specified["group"]) if specified["group"] else "",
         order=[expr.Ordering(expr.Summary(summary(METRIC)), ascending=False)],
         pinned_columns=["run:displayName", *columns],
     )
@@ -150,7 +153,7 @@ def publish(specified: dict[str, Any]) -> str:
     import wandb
 
     try:
-        made = workspace(specified, specified["entity"] or wandb.Api().default_entity)
+        made = workspace(specified, specified["entity"] or wandb.Api().default_entity or "")
         made.save()
         return made.url
     except Exception as error:  # whatever wandb raises, the user sees one line

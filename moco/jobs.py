@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from moco.errors import UserError
 from moco.files import write_atomic
 from moco.progress import SHOW_EVERY, Progress
 from moco.runs import LABELS, Run, folder_name
+from moco.tracking import open_tracker
 
 
 def train(cfg: dict[str, Any], run: Run | None = None, **details: Any) -> float:
@@ -34,6 +36,9 @@ def train(cfg: dict[str, Any], run: Run | None = None, **details: Any) -> float:
     result = run.result
     if result and not cfg["rerun"]:
         print(f"{run.folder} is done: {summary(result)} (rerun=true starts over)")
+        if os.environ.get("WANDB_SWEEP_ID"):  # the agent that has drawn this point waits for its metrics
+            with open_tracker(cfg["tracker"], run, cfg, "train", details) as tracker:
+                tracker.catch_up(run.metrics())
     else:
         result = _train(cfg, run, details)
         print(f"{run.folder} is done: {summary(result)}")
@@ -56,7 +61,6 @@ def summary(result: Mapping[str, Any]) -> str:
 
 def _train(cfg: dict[str, Any], run: Run, details: Mapping[str, Any]) -> dict[str, Any]:
     """Builds, trains, evaluates and writes result.json; nothing is written before all has been built."""
-    from moco.tracking import open_tracker
     from moco.training import Signals, fit
 
     with Signals() as signals:
@@ -163,7 +167,6 @@ def linear_eval(
     if f"{label}/top1" in result and not rerun:
         print(f"{run.folder} has its linear evaluation ({probe['name']}): {summary(result)} (rerun=true repeats it)")
         return result
-    from moco.tracking import open_tracker
     from moco.training import Signals
 
     with Signals() as signals:

@@ -76,7 +76,8 @@ def upload(run: Run) -> tuple[str, bool]:
     assert file is not None
     # What an agent or a training has set for itself would rename the run or shift its steps.
     environment = {key: value for key, value in os.environ.items() if key not in ("WANDB_RUN_ID", "WANDB_RESUME")}
-    done = subprocess.run(command(file), capture_output=True, text=True, env=environment)
+    # In the folder of the run, since wandb leaves logs where it works.
+    done = subprocess.run(command(file), cwd=run.folder, capture_output=True, text=True, env=environment)
     if done.returncode or not mark(file).exists():
         said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         why = next((line for line in reversed(said) if "ERROR" in line), said[-1] if said else "no word from wandb")

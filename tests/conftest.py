@@ -1,11 +1,13 @@
 """Fixtures: composing as the command line does, into runs under the test's own folder."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import wandb
 from common import METHODS, ROOT, TINY
 from folders import write_run
 from hydra import compose, initialize_config_dir
@@ -20,6 +22,20 @@ torch.set_num_threads(1)
 def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Decoded image folders are cached in the test's own folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def without_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """wandb finds no login, no network and none of the user's settings."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb-settings"))
+    wandb.teardown()  # it keeps the environment that it found first
+    yield
+    wandb.teardown()
 
 
 @pytest.fixture(scope="session")
