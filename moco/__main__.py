@@ -1,6 +1,7 @@
 """python -m moco status | logs | cancel | table | plot | report | sync | dashboard | export: all that reads runs."""
 
 import argparse
+import gc
 import json
 import os
 import sys
@@ -182,6 +183,7 @@ def main(words: Sequence[str] | None = None) -> int:
         words[at : at + 2] = [f"--sort={words[at + 1]}"]
     arguments = parser().parse_args(words)
     try:
+        gc.set_threshold(100_000)  # thousands of runs are many small objects and no cycles
         arguments.call(arguments)
     except UserError as error:
         for line in str(error).splitlines():

@@ -3,6 +3,8 @@
 Numbers are accuracies in percent after the last epoch; a best epoch's is never used. Imports no torch.
 """
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +15,8 @@ CONFIDENCE = 0.95
 NAMED = 4  # so many runs are named in a sentence, the rest counted
 
 
-class Configuration(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)  # equal to itself alone, so that scores can be kept
+class Configuration:
     """The runs that differ in the seed alone, finished or not."""
 
     label: str  # what tells it from the others
@@ -24,6 +27,7 @@ class Configuration(NamedTuple):
         """The metric of each seed that has it."""
         return [entry.result[metric] for entry in self.entries if entry.result and metric in entry.result]
 
+    @functools.cache  # noqa: B019 - lives as long as the command
     def score(self, metric: str) -> dict[str, float] | None:
         """Mean, sample standard deviation (None for one) and count over the seeds; None without any."""
         values = self.values(metric)

@@ -26,10 +26,11 @@ def write_json(path: Path, content: Any) -> None:
     write_atomic(path, json.dumps(content, indent=1) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path | str) -> Any:
     """The file's content, or None where it is absent or no JSON."""
     try:
-        return json.loads(path.read_text())
+        with open(path, "rb") as file:
+            return json.loads(file.read())
     except (OSError, ValueError):
         return None
 

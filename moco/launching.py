@@ -12,7 +12,7 @@ from moco import config, queues, slurm
 from moco.claims import EXIT_STOPPED
 from moco.errors import UserError
 from moco.results import describe, settings
-from moco.runs import Run, find, folder_name
+from moco.runs import Run, find, flatten, folder_name
 from moco.sweeps import Sweep
 from moco.tasks import Task
 
@@ -75,7 +75,7 @@ def linear_tasks(cfg: dict[str, Any]) -> list[Task]:
 
 def label(tasks: list[Task]) -> list[Task]:
     """Gives each task the settings in which it differs from the others, as people would type them."""
-    flats = [settings(t.arguments if t.what == "train" else t.run.config) for t in tasks]
+    flats = [settings(flatten(t.arguments) if t.what == "train" else t.run.flat_config) for t in tasks]
     for task, text in zip(tasks, describe(flats)):
         task.label = text or task.run.folder.name
     return tasks

@@ -3,6 +3,7 @@
 Reads run folders alone and imports no torch.
 """
 
+import functools
 import json
 import math
 import statistics
@@ -36,10 +37,11 @@ class Entry(NamedTuple):
 def read(run: Run) -> Entry:
     """What tables, statistics and reports need of a run; never raises."""
     flat: dict[str, Any] = {}
-    recipe, problem = None, ""
+    recipe, problem = {}, ""
     try:
-        config = run.config
-        flat, recipe = settings(config), config.get("recipe")
+        config = run.flat_config
+        flat = settings(config)
+        recipe = {key: config.get(f"recipe.{key}") for key in ("knn", "linear", "source", "note")}
         lacking = [key for key in ("method.name", "model.name", "data.name") if key not in flat]
     except (UserError, TypeError) as error:
         problem, lacking = str(error), []
@@ -52,7 +54,7 @@ def read(run: Run) -> Entry:
         problem = f"{run.folder} lacks {', '.join(lacking)}"
     if problem:
         return Entry(run, {}, {}, None, problem)
-    return Entry(run, flat, recipe if isinstance(recipe, dict) else {}, result, "")
+    return Entry(run, flat, recipe, result, "")
 
 
 def _lacking(result: Any) -> list[str]:
@@ -74,28 +76,22 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 def fold(entries: Iterable[Entry]) -> list[list[Entry]]:
     """The runs of each configuration, which differ in the seed alone; unreadable ones are left out."""
-    groups: dict[str, list[Entry]] = {}
+    groups: dict[frozenset[Any], list[Entry]] = {}
     for entry in entries:
         if entry.flat:
-            groups.setdefault(json.dumps({**entry.flat, "seed": None}, sort_keys=True, default=str), []).append(entry)
+            kept = frozenset((key, _hashable(value)) for key, value in entry.flat.items() if key != "seed")
+            groups.setdefault(kept, []).append(entry)
     return list(groups.values())
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as dotted keys; lists stay whole."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+def settings(flat: Mapping[str, Any]) -> dict[str, Any]:
     """The flat configuration less what cannot change the result."""
-    kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
-    return {key: value for key, value in flatten(kept).items() if key != "data.root"}
+    return {key: value for key, value in flat.items() if _identifies(key)}
+
+
+@functools.cache
+def _identifies(key: str) -> bool:
+    return key.partition(".")[0] not in NOT_IDENTITY and key != "data.root"
 
 
 def varying(flats: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -110,7 +106,9 @@ def varying(flats: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def own_keys(flats: Iterable[Mapping[str, Any]]) -> list[str]:
     """The keys that a setting stands under; left out are `_target_` and interpolated copies of root keys (method.m)."""
-    keys = dict.fromkeys(key for flat in flats for key in flat)
+    keys: dict[str, None] = {}
+    for flat in flats:
+        keys.update(dict.fromkeys(flat))
     roots = {key for key in keys if "." not in key}
     copies = {key for key in keys if key.startswith("method.") and key.partition(".")[2] in roots}
     return [key for key in keys if key not in copies and not key.endswith("._target_")]
@@ -118,15 +116,16 @@ def own_keys(flats: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def _varies(key: str, flats: Sequence[Mapping[str, Any]]) -> bool:
     """Whether the key differs; one of a group, among the configurations that share the group's choice."""
-    whole, name = "." not in key or key.endswith(".name"), f"{key.partition('.')[0]}.name"
-    seen: dict[Any, Any] = {}
-    for flat in flats:
-        if whole or key in flat:
-            value = flat.get(key)
-            first = seen.setdefault(None if whole else repr(flat.get(name)), value)
-            if first is not value and repr(first) != repr(value):
-                return True
-    return False
+    if "." not in key or key.endswith(".name"):
+        return len({_hashable(flat.get(key)) for flat in flats}) > 1
+    name = f"{key.partition('.')[0]}.name"
+    found = {(flat.get(name), _hashable(flat[key])) for flat in flats if key in flat}
+    return len(found) > len({choice for choice, _ in found})
+
+
+def _hashable(value: Any) -> Any:
+    """A setting that a set takes: lists as text."""
+    return repr(value) if isinstance(value, list | set) else value
 
 
 def swept(flats: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -82,6 +82,8 @@ def corrected(run: Run, state: str, queue: Mapping[str, Mapping[str, str]]) -> s
     queued: it waits there, for the first time or again. killed: its job has ended, or nothing is known of it any more (or
     here: it may be another cluster's) and its heartbeat is late.
     """
+    if state == "done":
+        return state
     holder, job = run.holder() or {}, run.job() or {}
     if state == "running" and holder.get("queue") == "slurm" and shutil.which("squeue"):
         entry = queue.get(holder["job"])
@@ -89,7 +91,7 @@ def corrected(run: Run, state: str, queue: Mapping[str, Mapping[str, str]]) -> s
             end = slurm_end(holder["job"])
             return "killed" if end in ENDED or (end is None and run.silence() > SILENT) else state
         return "queued" if entry["state"] == "PENDING" else state
-    if state not in ("done", "running") and (entry := queue.get(job.get("job", ""))):
+    if state != "running" and (entry := queue.get(job.get("job", ""))):
         return "queued" if entry["state"] == "PENDING" else entry["state"].lower()
     return state
 
@@ -99,8 +101,10 @@ def explain(run: Run, state: str) -> str:
 
     Under srun SLURM's own state of a job that ran out of memory is FAILED; its log tells.
     """
+    if state not in ("killed", "pending"):
+        return state
     job = run.job()
-    if state not in ("killed", "pending") or not job or job["queue"] != "slurm":
+    if not job or job["queue"] != "slurm":
         return state
     if any(NO_MEMORY.search(line) for line in run.log_tail(20)):
         return "out of memory"

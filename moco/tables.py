@@ -110,7 +110,7 @@ def _published(members: Sequence[Entry], protocol: str, like: Row) -> Row | None
 
 def published(members: Sequence[Entry], protocol: str) -> tuple[dict[str, Any], str]:
     """Top-1 and Top-5 that the configuration's recipe quotes for a protocol, and where from; ({}, "") where it does not."""
-    recipe = next((entry.recipe for entry in members if entry.recipe), {})
+    recipe = next((entry.recipe for entry in members if entry.recipe["source"]), {})
     quoted = recipe.get(PUBLISHED.get(protocol, ""))
     numbers = {key: spread([v]) for key, v in zip(("Top-1", "Top-5"), quoted or ()) if is_number(v)}
     source, note = recipe.get("source"), recipe.get("note")

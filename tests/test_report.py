@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -290,9 +291,11 @@ def test_charts_follow_the_scheme_at_load_and_on_change(visit) -> None:
     ink, card, font, paper, light = browser.execute_script(look)
     assert (font, paper) == (ink, card)
     prefer(browser, "dark")
-    ink, card, font, paper, dark = browser.execute_script(
-        "return new Promise(requestAnimationFrame).then(() => {" + look + "})"
-    )
+    for _ in range(100):  # charts are drawn anew after the page has changed
+        ink, card, font, paper, dark = browser.execute_script(look)
+        if font == ink:
+            break
+        time.sleep(0.1)
     assert (font, paper) == (ink, card) and dark != light
 
 

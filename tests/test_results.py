@@ -14,7 +14,7 @@ from folders import write_sweep
 from moco import results, tables
 from moco.__main__ import main
 from moco.errors import UserError
-from moco.runs import Run, all_runs
+from moco.runs import Run, all_runs, flatten
 
 FIXED = [
     "Protocol",
@@ -412,7 +412,9 @@ def test_load_is_a_row_a_run_in_whatever_state(finish, checked, tmp_path: Path):
         "a: 1\nb:\n  c: x\n  d:\n  - 0.2\n  - 1.0\n", "a:\n- 1\nb: {c: 1,\n d: 2}\n", "a: &x 1\nb: *x\n",
         "a:\n  b: |\n    hi\n    c: 3\n  d: >\n   folded\n\n   more\n", "a:\n  words in\n  a row\nb: 1\n", "a: 1\na: 2\n",
         "# first\na: 1 # one\n# d\nb:\n  # e\n  c: 1\n", "a:\n  1: 2\n  b: 3\n", "yes: no\n", "a: 1\n? b\n: c\n", "",
-        'a:\n  b: "q\n\n    r"\n', "a:\r\n  b: 1\r\n", "- 1\n- 2\n", "words\n", "%YAML 1.1\n---\na: 1\n",
+        'a:\n  b: "q\n\n    r"\n', "a:\r\n  b: 1\r\n", "- 1\n- 2\n", "words\n",
+        "a: 0.05\nb:\n  c: -1.50\n  d: 1.5e3\n", "a: 010.5\nb: 1_0.5\nc: .5\nd: 0.1 # x\n",
+        "%YAML 1.1\n---\na: 1\n",
     ],
 )  # fmt: skip
 def test_a_configuration_read_by_sections_is_the_one_read_whole(text: str, tmp_path: Path):
@@ -420,12 +422,13 @@ def test_a_configuration_read_by_sections_is_the_one_read_whole(text: str, tmp_p
     whole = yaml.safe_load(text)
     for _ in range(2):  # the second time out of memory
         if isinstance(whole, dict):
-            config = Run(tmp_path).config
-            assert repr(config) == repr(whole)
+            assert repr(Run(tmp_path).config) == repr(whole)
+            config = Run(tmp_path).flat_config
+            assert repr(config) == repr(flatten(whole))
             config.clear()
         else:
             with pytest.raises(UserError, match="holds no configuration"):
-                _ = Run(tmp_path).config
+                _ = Run(tmp_path).flat_config
 
 
 @pytest.mark.parametrize(
@@ -436,7 +439,7 @@ def test_what_is_no_yaml_as_a_whole_is_none_by_sections(text: str, tmp_path: Pat
     with pytest.raises(yaml.YAMLError):
         yaml.safe_load(text)
     with pytest.raises(UserError, match="cannot be read"):
-        _ = Run(tmp_path).config
+        _ = Run(tmp_path).flat_config
 
 
 def test_status_shows_what_other_readers_wrote(finish, tmp_path: Path, capsys):
