@@ -253,6 +253,9 @@ def check_words(words: Iterable[str], schema: type[BaseModel] = Config) -> None:
     known = [*schema.model_fields, *(("sweeps",) if schema is Config else ())]
     problems = []
     for word in words:
+        if word.startswith("sweeps=wandb/"):
+            path = f"{word.replace('=', '/', 1).removesuffix('.yaml')}.yaml"
+            problems.append(f"{path} is W&B's: `wandb sweep {path}`, then `wandb agent` with what it prints")
         match = re.match(r"^[+~]{0,2}([A-Za-z_]\w*)[\w./@]*=", word)
         if match and match[1] not in (*known, "hydra"):
             problems.append(unknown_key(match[1], known))

@@ -292,6 +292,8 @@ def test_command_line_words():
         "unknown key sed: did you mean seed?",
         "unknown key optimiser: did you mean optimizer?",
     ]
+    with pytest.raises(UserError, match=r"^sweeps/wandb/moco.yaml is W&B's: `wandb sweep sweeps/wandb/moco.yaml`"):
+        config.check_words(["sweeps=wandb/moco"])
     config.check_words(["run=abc"], config.LinearEval)
     with pytest.raises(UserError, match="unknown key sweeps"):
         config.check_words(["sweeps=abc"], config.LinearEval)

@@ -44,7 +44,7 @@ class Composer:
 
     def _base(self, words: tuple[str, ...]) -> tuple[DictConfig, dict[str, Any]]:
         """What Hydra composes from these words, live and as plain data with its interpolations."""
-        composed = self.loader.load_sweep_config(self.config, list(words))
+        composed = self.loader.load_sweep_config(self.config, list(words)) if words else self.config
         values = OmegaConf.to_container(composed, resolve=False)
         assert isinstance(values, dict)
         del values["hydra"]
