@@ -1,8 +1,8 @@
-# make demo: from a bare clone to a result. make test: what CI runs. Needs Python 3.11 or newer and the package registry.
+# make demo: from a bare clone to a result. make test: what CI runs. make bench: what got slower. Needs Python 3.11 or newer and the package registry.
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 demo: .venv/installed
 	$(BIN)/python train.py recipe=quickstart
@@ -16,6 +16,10 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: .venv/installed-dev
+	$(BIN)/pip install --quiet "hydra-submitit-launcher>=1.2"
+	$(BIN)/python benchmarks/compare.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

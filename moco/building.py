@@ -33,6 +33,10 @@ class Parts:
             mean, std = given if all(given) else self.data.moments()
         return build(section, mean=mean, std=std)
 
+    def probe_views(self) -> Any:
+        """Random resized crops and flips of linear evaluation on augmented images (leftthomas/SimCLR, linear.py)."""
+        return self.views(size=None, crop=[0.08, 1.0], flip=0.5, jitter=[0.0] * 4, gray=0.0, blur=0.0, solarize=0.0)
+
     def autocast(self) -> Any:
         import torch
 

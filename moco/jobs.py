@@ -236,12 +236,9 @@ def _probe(run: Run, parts: Parts, probe: Mapping[str, Any], rerun: bool, claim:
             bar = new_bar()
             accuracy = evaluation.linear_probe_cached(train, labels, test, data.test_labels, **shared)
         else:
-            views = parts.views(
-                size=None, crop=[0.08, 1.0], flip=0.5, jitter=[0.0] * 4, gray=0.0, blur=0.0, solarize=0.0
-            )
             bar = new_bar()
             accuracy = evaluation.linear_probe_augmented(
-                encode, views, clean, images, labels, data.test_images, data.test_labels,
+                encode, parts.probe_views(), clean, images, labels, data.test_images, data.test_labels,
                 num_features=parts.encoder.num_features, **shared,
             )  # fmt: skip
     bar.close()
