@@ -6,6 +6,7 @@ batched tensor work, so that it runs at the speed of the device. Random numbers 
 the training loop seeds anew for every step.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -92,9 +93,15 @@ class Augment:
         return self._normalize(x)
 
     def _normalize(self, x: Tensor) -> Tensor:
-        mean = torch.tensor(self.mean, device=x.device).view(1, -1, 1, 1)
-        scale = 1 / torch.tensor(self.std, device=x.device).view(1, -1, 1, 1)
+        mean = constant(self.mean, x.device).view(1, -1, 1, 1)
+        scale = 1 / constant(self.std, x.device).view(1, -1, 1, 1)
         return torch.sub(x, mean).mul_(scale).contiguous(memory_format=torch.channels_last)
+
+
+@functools.cache
+def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """float32 [n] on the device, made once: to copy it there at every step would make the host wait for the device."""
+    return torch.tensor(values, dtype=torch.float32, device=device)
 
 
 def chance(x: Tensor, p: float) -> Tensor:
@@ -123,8 +130,8 @@ def crop_boxes(n: int, area: Sequence[float], shape: Sequence[int], device: torc
     # Where no try fits, torchvision takes the largest central crop of an allowed ratio: the whole of a square image.
     fallback_w = min(width, round(height * 4 / 3))
     fallback_h = min(height, round(width / (3 / 4)))
-    w = torch.where(found, w.gather(1, first).squeeze(1), torch.tensor(float(fallback_w), device=device))
-    h = torch.where(found, h.gather(1, first).squeeze(1), torch.tensor(float(fallback_h), device=device))
+    w = torch.where(found, w.gather(1, first).squeeze(1), float(fallback_w))
+    h = torch.where(found, h.gather(1, first).squeeze(1), float(fallback_h))
     top = torch.where(found, (torch.rand(n, device=device) * (height - h + 1)).floor_(), ((height - h) / 2).floor_())
     left = torch.where(found, (torch.rand(n, device=device) * (width - w + 1)).floor_(), ((width - w) / 2).floor_())
     return top, left, h, w
@@ -169,11 +176,11 @@ def color_jitter(x: Tensor, strength: Sequence[float], p: float) -> Tensor:
     """
     n, device = len(x), x.device
     applied = torch.rand(n, 1, device=device) < p
-    spread = torch.tensor(strength, device=device)
+    spread = constant(tuple(strength), device)
     factors = torch.rand(n, 4, device=device) * 2 - 1
     low = torch.cat([(1 - spread[:3]).clamp(min=0), -spread[3:]])
     high = torch.cat([1 + spread[:3], spread[3:]])
-    factors = torch.where(applied, low + (high - low) * (factors + 1) / 2, torch.tensor([1.0, 1, 1, 0], device=device))
+    factors = torch.where(applied, low + (high - low) * (factors + 1) / 2, constant((1.0, 1.0, 1.0, 0.0), device))
     order = torch.rand(n, 3, device=device).argsort(1)  # of brightness 0, contrast 1, saturation 2
     hue_turn = torch.randint(4, (n, 1), device=device)  # how many of them come before hue
     mixes = factors.gather(1, order)
@@ -208,7 +215,7 @@ def turn_hue(x: Tensor, shift: Tensor) -> Tensor:
     hue = torch.where(v == r, (g - b) * inverse, torch.where(v == g, (b - r) * inverse + 2, (r - g) * inverse + 4))
     hue = hue.unsqueeze(1) + 6 * shift
     # The colour wheel, each channel a trapezoid of the hue: min(k, 4 - k) clamped, written as 2 - |k - 2| for k in [0, 6)
-    k = (hue + torch.tensor([5.0, 3.0, 1.0], device=x.device).view(1, 3, 1, 1)).remainder_(6)
+    k = (hue + constant((5.0, 3.0, 1.0), x.device).view(1, 3, 1, 1)).remainder_(6)
     return value - chroma * (2 - k.sub_(2).abs_()).clamp_(0, 1)
 
 
@@ -224,6 +231,6 @@ def gaussian_blur(x: Tensor, sigma: Sequence[float]) -> Tensor:
     kernel = torch.softmax(-(offsets**2) / (2 * s**2), 1)  # [B, 2 radius + 1]
     source = (torch.arange(size, device=x.device).view(-1, 1) + offsets).abs()
     source = torch.where(source >= size, 2 * (size - 1) - source, source)  # [size, 2 radius + 1]
-    band = F.one_hot(source, size).float()  # [size, 2 radius + 1, size]
+    band = (source.unsqueeze(-1) == torch.arange(size, device=x.device)).float()  # [size, 2 radius + 1, size]
     matrix = torch.einsum("bk,iks->bis", kernel, band).unsqueeze(1)  # [B, 1, size, size]
     return matrix @ x @ matrix.transpose(2, 3)

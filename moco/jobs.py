@@ -107,7 +107,10 @@ def _trainable(cfg: Mapping[str, Any], parts: Parts) -> tuple[Any, Any, Any]:
     section = dict(cfg["optimizer"])
     if section["scale_lr"]:
         section["lr"] = optim.scaled_lr(section["lr"], cfg["batch_size"])
-    optimizer = build(section, params=[p for p in method.parameters() if p.requires_grad])
+    live: dict[str, Any] = {"params": [p for p in method.parameters() if p.requires_grad]}
+    if parts.device.type == "cuda" and "fused" not in section:
+        live["fused"] = True  # one kernel for all parameters, where the optimizer has one
+    optimizer = build(section, **live)
     return method, optimizer, build(cfg["schedule"], epochs=cfg["epochs"], steps_per_epoch=per_epoch)
 
 
@@ -205,9 +208,6 @@ def _probe(run: Run, parts: Parts, probe: Mapping[str, Any], rerun: bool, claim:
     steps = probe["epochs"] * -(-len(labels) // probe["batch_size"])
     shown = kept = time.monotonic()
 
-    def new_bar() -> Progress:
-        return Progress("linear evaluation", steps, start["step"] if start else 0)
-
     def on_step(fitting: Any) -> None:
         nonlocal shown, kept
         now = time.monotonic()
@@ -230,13 +230,13 @@ def _probe(run: Run, parts: Parts, probe: Mapping[str, Any], rerun: bool, claim:
     shared: dict[str, Any] = dict(num_classes=len(data.classes), on_step=on_step, start=start, **settings)
     clean = parts.views().clean
     with evaluation.eval_mode(parts.encoder):
-        if probe["name"] == "cached":
+        if cached := probe["name"] == "cached":
             print("features of all images, then the classifier", file=sys.stderr, flush=True)
             (train,), (test,) = (evaluation.features(encode, x, clean) for x in (images, data.test_images))
-            bar = new_bar()
+        bar = Progress("linear evaluation", steps, start["step"] if start else 0)
+        if cached:
             accuracy = evaluation.linear_probe_cached(train, labels, test, data.test_labels, **shared)
         else:
-            bar = new_bar()
             accuracy = evaluation.linear_probe_augmented(
                 encode, parts.probe_views(), clean, images, labels, data.test_images, data.test_labels,
                 num_features=parts.encoder.num_features, **shared,

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from moco import evaluation, jobs, training
+from moco.building import Parts
 from moco.claims import Stopped
 from moco.errors import UserError
 from moco.runs import Run
@@ -311,3 +313,42 @@ def test_provenance_names_versions_and_hardware(tiny: Make) -> None:
     [attempt] = json.loads((only(tiny()).folder / "provenance.json").read_text())
     assert attempt["packages"]["torch"] == torch.__version__.split("+")[0] and attempt["device"] == "cpu"
     assert attempt["commit"] is None or len(attempt["commit"]) == 40
+
+
+class Waits(TorchDispatchMode):
+    """Notes the operations that would make the host wait for a GPU: reading a value, copying one there, sizes from data."""
+
+    NAMES = (
+        "aten._local_scalar_dense",
+        "aten.lift_fresh",
+        "aten.nonzero",
+        "aten._to_copy.device",
+        "aten.masked_select",
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if str(function).startswith(self.NAMES):
+            self.found.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", ["moco", "simclr", "npid"])
+def test_no_step_waits_for_the_device(method: str, tiny: Make, tmp_path: Path) -> None:
+    every_view = ["augment.gray=0.2", "augment.blur=0.5", "augment.solarize=0.2", "augment.jitter=[0.4,0.4,0.4,0.1]"]
+    cfg = tiny(method, *every_view, *(["method.symmetric=true", "momentum_end=1.0"] if method == "moco" else []))
+    parts = Parts(cfg, "cpu")
+    model, optimizer, _ = jobs._trainable(cfg, parts)
+    views, images, index = parts.views(), parts.data.train_images[:64], torch.arange(64)
+    with Waits() as would:
+        torch.tensor([0.5]).item()
+    assert len(would.found) == 2
+    for _ in range(2):  # constants are copied once, by the first
+        with Waits() as waits:
+            loss = model(views(images), views(images) if model.views == 2 else None, index)
+            optimizer.zero_grad()
+            loss.backward()
+    assert waits.found == []
