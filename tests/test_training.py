@@ -339,7 +339,7 @@ class Waits(TorchDispatchMode):
 @pytest.mark.parametrize("method", ["moco", "simclr", "npid"])
 def test_no_step_waits_for_the_device(method: str, tiny: Make, tmp_path: Path) -> None:
     every_view = ["augment.gray=0.2", "augment.blur=0.5", "augment.solarize=0.2", "augment.jitter=[0.4,0.4,0.4,0.1]"]
-    cfg = tiny(method, *every_view, *(["method.symmetric=true", "momentum_end=1.0"] if method == "moco" else []))
+    cfg = tiny(method, *every_view, *(["method.symmetric=true", "method.momentum_end=1.0"] if method == "moco" else []))
     parts = Parts(cfg, "cpu")
     model, optimizer, _ = jobs._trainable(cfg, parts)
     views, images, index = parts.views(), parts.data.train_images[:64], torch.arange(64)
