@@ -3,8 +3,9 @@
     python benchmarks/start.py
 
 Each command is a process of its own; the median of five counts. A job is a training of a second; its overhead is its wall
-clock less the training itself and `import torch`. A thousand points are checked and identified by a dry run; Hydra's own
-composing, which launchers use, is timed on thirty of them. Prints JSON.
+clock less the training itself and the import of torch with torch._dynamo, which torch's optimizers load at their first step. A
+thousand points are checked and identified by a dry run; Hydra's own composing, which launchers use, is timed on thirty of them.
+Prints JSON.
 """
 
 import json
@@ -70,13 +71,15 @@ def hydra() -> float:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         torch = seconds(folder, "-c", "import torch")
+        whole = seconds(folder, "-c", "import torch, torch._dynamo")
         results = str(ROOT / "results" / "temperature_queue")
         found = {
             "import torch": torch,
+            "import torch._dynamo too": whole,
             "--help": seconds(folder, TRAIN, "--help"),
             "status": seconds(str(ROOT), "-m", "moco", "status", "--runs-dir", results),
             "preflight of one point": seconds(folder, TRAIN, *DRY, "temperature=0.1"),
-            "job": job(folder, torch),
+            "job": job(folder, whole),
             "1000 points": seconds(folder, TRAIN, *DRY, f"seed=range({POINTS})", times=1),
             "1000 points composed by Hydra": POINTS * hydra(),
         }
