@@ -1,18 +1,31 @@
-"""What the benchmark of the training step compares does the same: losses, weights and queue."""
+"""Benchmarks: what the one of the training step compares does the same; those of a GPU run to their end without one.
+
+No speed is asserted anywhere.
+"""
 
 import copy
+import json
+import math
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
-from common import ROOT
+from common import ROOT, python
 from torch import nn
 
 from moco.methods.moco import MoCo
 from moco.model import SmallResNet
+from moco.runs import Run
 
 sys.path.append(str(ROOT / "benchmarks"))
 from compare import lines, ratios
 from step import SETTINGS, Reference
+
+GPU, RECORD = str(ROOT / "benchmarks" / "gpu.py"), str(ROOT / "benchmarks" / "record.py")
+PARTS = {"views", "query forward + backward", "loss, queue or bank", "optimizer"}
 
 
 def test_the_reference_loop_and_ours_take_the_same_steps() -> None:
@@ -41,3 +54,82 @@ def test_what_got_slower_is_marked() -> None:
     assert found == {"x": 2.0, "y": 1.0, "z": 3.0, "new": 1.0}
     shown = [" ".join(line.split()) for line in lines(found, {"x": 3.0, "y": 1.05, "z": 2.0})]
     assert shown == ["3.00 2.00 z faster", "1.00 (new) new", "2.00 3.00 x SLOWER", "1.00 1.05 y"]
+
+
+def figures(value: Any) -> Iterator[float]:
+    """All numbers in what a benchmark printed."""
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from figures(inner)
+    elif isinstance(value, int | float):
+        yield value
+
+
+def test_gpu_measures_every_method_and_each_part_of_its_step(tmp_path: Path) -> None:
+    done = python(GPU, "--tiny", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["card"] is None and report["torch"] == torch.__version__ and report["precision"] == "fp32"
+    assert set(report["results"]) == {"moco small", "moco symmetric small", "simclr small", "npid small"}
+    for point, found in report["results"].items():
+        assert set(found) == {
+            "ours", "foreach", "reference", "compiled", "ours / reference", "ours / foreach", "compiled / ours",
+        }  # fmt: skip
+        for variant in ("ours", "compiled"):
+            keys = {"key forward", "EMA"} if "moco" in point else set()
+            assert set(found[variant]["parts"]) == PARTS | keys
+            assert {"images/s", "sum of parts / step", "operations a second / matrix product"} <= set(found[variant])
+    assert report["left out, the time was over"] == [] and list(tmp_path.iterdir()) == []
+    report.pop("workers of the reference")
+    assert all(math.isfinite(number) and number > 0 for number in figures(report))
+    operations = {point: found["ours"]["operations a step"] for point, found in report["results"].items()}
+    assert operations["npid small"] < operations["simclr small"] < operations["moco symmetric small"]
+
+
+def test_gpu_takes_packed_images_and_leaves_out_what_comes_too_late(tmp_path: Path) -> None:
+    x, y = torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8), torch.arange(40) % 2
+    packed = dict(train_images=x, train_labels=y, test_images=x[:4], test_labels=y[:4], classes=["a", "b"])
+    torch.save(packed, tmp_path / "packed.pt")
+    words = [GPU, "--tiny", "--data", "packed.pt", "--only", "simclr", "--only", "ours"]
+    done = python(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert {point: set(found) for point, found in report["results"].items()} == {"simclr small": {"ours"}}
+    late = json.loads(python(*words, "--minutes", "0", cwd=tmp_path).stdout)
+    assert late["results"] == {} and late["left out, the time was over"] == ["simclr small ours"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_gpu_refuses_in_one_line_where_there_is_none(tmp_path: Path) -> None:
+    done = python(GPU, cwd=tmp_path)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("error: no GPU here: ") and "--tiny" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_record_stops_in_time_with_a_checkpoint_and_goes_on_to_the_end(tmp_path: Path) -> None:
+    words = [RECORD, "--tiny", "--runs-dir", "kept", "--target", "1", "epochs=6"]
+    stopped = python(*words, "--minutes", "0", cwd=tmp_path)
+    assert stopped.returncode == 75, stopped.stderr
+    first, second = json.loads(stopped.stdout)["stages"]
+    run = Run(tmp_path / "kept" / first["run"])
+    assert first["state"] == run.state() == "stopped" and run.checkpoint.exists() and run.result is None
+    assert second["state"] == "pending" and second["epoch"] == 0 and second["reached"] is None
+
+    done = python(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["done"] and [stage["recipe"] for stage in report["stages"]] == ["simclr_cifar", "simclr_seed"]
+    assert report["stages"][0]["run"] == first["run"] and len(report["stages"][0]["cards"]) == 2
+    for stage in report["stages"]:
+        assert stage["state"] == "done" and stage["epoch"] == stage["epochs"] == 6
+        assert list(stage["kNN top-1"]) == [str(epoch) for epoch in range(1, 7)]
+        assert stage["reached"]["epoch"] == 1 and 0 < stage["reached"]["seconds"] <= stage["seconds"]
+        assert all(math.isfinite(number) and number > 0 for number in figures(stage))
+    assert report["stages"][0]["linear top-1"] is None and report["stages"][1]["linear top-1"] > 0
+
+
+def test_record_passes_on_what_train_refuses(tmp_path: Path) -> None:
+    refused = python(RECORD, "--tiny", "batch_size=2000", cwd=tmp_path)
+    assert refused.returncode == 1 and "batch_size=2000 is more than the 1437 training images" in refused.stderr
+    assert [stage["state"] for stage in json.loads(refused.stdout)["stages"]] == ["pending", "pending"]
