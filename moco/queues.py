@@ -23,6 +23,7 @@ from moco.tasks import Task
 ROOT = Path(__file__).parents[1]
 POLL = 0.03  # seconds between looks at local jobs
 POLL_SLURM = 1.0, 10.0  # between looks at SLURM, at first and in the long run: its controller serves many
+CPU_JOBS = 8  # at most so many share the cores: each holds torch and its data in memory
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -78,9 +79,12 @@ class LocalQueue:
         self.options, self.sweep = options, sweep
         devices = options["devices"]
         self.devices = visible_gpus() if devices == "auto" else [] if devices == "cpu" else list(devices)
+        cores = len(os.sched_getaffinity(0))
+        jobs = options["jobs_per_device"] or (1 if self.devices else min(cores, CPU_JOBS))
+        self.threads = options["cpus_per_task"] or max(1, cores // (jobs * max(1, len(self.devices))))
         self.slots = [
             (device, f"{'cpu' if device is None else device}.{i}")
-            for i in range(options["jobs_per_device"])
+            for i in range(jobs)
             for device in (self.devices or [None])
         ]
         self.stopped: str | None = None
@@ -146,13 +150,12 @@ class LocalQueue:
             timeout_min=minutes, signal_delay_s=self.options["signal_delay_s"], stderr_to_stdout=True,
             setup=self.options["setup"] or (), **gpus,
         )  # fmt: skip
-        threads = self.options["cpus_per_task"] or max(1, len(os.sched_getaffinity(0)) // len(self.slots))
         wait = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve whatever shares the machine
         job = task.job(self.sweep.name, (os.getpid(), born(os.getpid())), slot[1])
         # Ctrl-C reaches the whole terminal: the job's controller must not take it for an order to kill.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            with environment(PYTHONPATH=self.path, OMP_NUM_THREADS=str(threads), OMP_WAIT_POLICY=wait):
+            with environment(PYTHONPATH=self.path, OMP_NUM_THREADS=str(self.threads), OMP_WAIT_POLICY=wait):
                 submitted = executor.submit(job)
         finally:
             signal.signal(signal.SIGINT, before)

@@ -15,8 +15,9 @@ import pytest
 import yaml
 from common import ENVIRONMENT, METHODS, ROOT, TINY, python
 
-from moco import launching
+from moco import launching, sweeps
 from moco.errors import UserError
+from moco.queues import LocalQueue
 
 Sweep = Callable[..., subprocess.Popen[str]]
 TRAIN = str(ROOT / "train.py")
@@ -81,7 +82,7 @@ def test_eight_points_on_two_slots(tmp_path: Path) -> None:
 
 
 def test_killed_launcher_and_the_same_command_again(tmp_path: Path, sweep: Sweep) -> None:
-    words = [*LONG, "epochs=40", "seed=0,1,2", "hydra.launcher.devices=cpu"]
+    words = [*LONG, "epochs=40", "seed=0,1,2", "hydra.launcher.devices=cpu", "hydra.launcher.jobs_per_device=1"]
     launcher = sweep(*words)
     wait_for(lambda: lines(tmp_path) >= 3)
     launcher.kill()
@@ -100,7 +101,7 @@ def test_killed_launcher_and_the_same_command_again(tmp_path: Path, sweep: Sweep
 
 
 def test_two_launchers_at_once_train_each_point_once(tmp_path: Path, sweep: Sweep) -> None:
-    words = [*SHORT, "seed=range(4)", "epochs=8", "hydra.launcher.devices=cpu"]
+    words = [*SHORT, "seed=range(4)", "epochs=8", "hydra.launcher.devices=cpu", "hydra.launcher.jobs_per_device=1"]
     both = [sweep(*words) for _ in range(2)]
     outputs = [launcher.communicate(timeout=600)[0] for launcher in both]
     assert [launcher.returncode for launcher in both] == [0, 0], outputs
@@ -141,7 +142,15 @@ def test_one_failure_stops_no_other_and_is_listed(tmp_path: Path) -> None:
     assert "failed: optimizer.lr=1e+30" in answer.stderr and "infinite or NaN at step" in answer.stderr
     status = python("-m", "moco", "status", "optimizer.lr", cwd=tmp_path)
     assert "2 done, 1 failed" in status.stdout
-    rest = python(TRAIN, "-m", *SHORT, "optimizer.lr=1e30,2e30,0.03", "hydra.launcher.fail_fast=1", cwd=tmp_path)
+    rest = python(
+        TRAIN,
+        "-m",
+        *SHORT,
+        "optimizer.lr=1e30,2e30,0.03",
+        "hydra.launcher.fail_fast=1",
+        "hydra.launcher.jobs_per_device=1",
+        cwd=tmp_path,
+    )
     assert rest.returncode == 1 and len(list(tmp_path.glob("runs/*/result.json"))) == 2
 
 
@@ -242,3 +251,14 @@ def test_equal_points_share_a_task(tiny: Callable[..., dict[str, Any]]) -> None:
 
     with pytest.raises(UserError, match="d: no such choice"):
         launching.preflight([*points, ("d", broken)])
+
+
+def test_local_slots_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(12)))
+    given = {"cpus_per_task": None, "jobs_per_device": None, "devices": "cpu"}
+    for changes, slots, threads in (
+        ({}, 8, 1), ({"jobs_per_device": 3}, 3, 4), ({"devices": [0, 1]}, 2, 6), ({"cpus_per_task": 5}, 8, 5),
+        ({"devices": [0, 1], "jobs_per_device": 2}, 4, 3),
+    ):  # fmt: skip
+        queue = LocalQueue({**given, **changes}, sweeps.Sweep(tmp_path, "s"))
+        assert (len(queue.slots), queue.threads) == (slots, threads)

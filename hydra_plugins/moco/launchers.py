@@ -34,7 +34,7 @@ class Common:
 class LocalConf(Common):
     _target_: str = "hydra_plugins.moco.launchers.MocoLauncher"
     devices: Any = "auto"  # auto, cpu, or a list of GPU indices
-    jobs_per_device: int = 1
+    jobs_per_device: int | None = None  # null: one on a GPU; on CPUs one a core, at most eight
 
 
 @dataclass
