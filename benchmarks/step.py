@@ -2,8 +2,8 @@
 
     python benchmarks/step.py [--tiny]
 
-reference: the usual loop written plainly, PIL images through torchvision's transforms in a DataLoader, fp32, Adam; a worker a
-    core, as people set it.
+reference: the usual loop written plainly, PIL images through torchvision's transforms in a DataLoader (views.py), fp32, Adam; a
+    worker a core, as people set it.
 ours: moco.training.fit as train.py calls it, from images to the metrics line, in the precision that the hardware chooses.
 bare: query forward and backward and key forward of the same network in the same precision and layout on images that are there
     already; what is above it is the cost of views, loss, queue, EMA, optimizer and logging.
@@ -25,36 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision import transforms
+from views import MEAN, STD, TwoViews
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 SETTINGS = {"feature_dim": 128, "m": 4096, "temperature": 0.1, "momentum": 0.99}
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
-
-
-class Pairs(torch.utils.data.Dataset):
-    """Two views of each PIL image, as in the official MoCo CIFAR notebook."""
-
-    def __init__(self, images: Tensor):
-        self.images = [Image.fromarray(image) for image in images.permute(0, 2, 3, 1).numpy()]
-        self.transform = transforms.Compose([
-            transforms.RandomResizedCrop(32),
-            transforms.RandomHorizontalFlip(),
-            transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
-            transforms.RandomGrayscale(p=0.2),
-            transforms.ToTensor(),
-            transforms.Normalize(MEAN, STD),
-        ])  # fmt: skip
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        return self.transform(self.images[i]), self.transform(self.images[i])
 
 
 class Reference:
@@ -125,7 +102,7 @@ def reference(images: Tensor, batch: int, cfg: dict[str, Any]) -> float:
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, weight_decay=1e-6)
     loop = Reference(network, queue, optimizer, SETTINGS["temperature"], SETTINGS["momentum"])
     loader = torch.utils.data.DataLoader(
-        Pairs(images), batch, shuffle=True, num_workers=os.cpu_count() or 1, drop_last=True
+        TwoViews(images), batch, shuffle=True, num_workers=os.cpu_count() or 1, drop_last=True
     )
     batches = iter(loader)
     loop.step(*next(batches))
