@@ -17,7 +17,7 @@ from typing import Any
 HERE = Path(__file__).parent
 BASELINE = HERE / "baseline.json"
 COMMANDS = {
-    "views": [], "step": [], "evaluation": [], "start": [], "folders": [], "overhead": ["local"], "sweep": [],
+    "views": [], "step": [], "evaluation": ["--epochs", "100"], "start": [], "folders": [], "overhead": ["local"], "sweep": [],
 }  # fmt: skip
 SLOWER = 0.9  # of the baseline: machines vary by less
 
