@@ -65,20 +65,9 @@ def configuration(batch: int, tiny: bool, runs_dir: str) -> dict[str, Any]:
     from moco import config
 
     words = [
-        "method=moco",
-        "method.splits=1",
-        "augment=moco",
-        "optimizer=adam",
-        "schedule=constant",
-        "epochs=1",
-        "tracker=none",
-    ]
-    words += [
-        *(f"{key}={value}" for key, value in SETTINGS.items()),
-        f"batch_size={batch}",
-        f"runs_dir={runs_dir}",
-        "k=1",
-    ]
+        "method=moco", "method.splits=1", "augment=moco", "optimizer=adam", "schedule=constant", "epochs=1", "k=1",
+        "tracker=none", f"batch_size={batch}", f"runs_dir={runs_dir}", *(f"{key}={v}" for key, v in SETTINGS.items()),
+    ]  # fmt: skip
     words += ["model=small", "model.widths=[8,16]"] if tiny else ["model=resnet18"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return config.check(OmegaConf.to_container(compose("train", words), resolve=True))

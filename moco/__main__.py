@@ -89,10 +89,8 @@ def sync(arguments: argparse.Namespace) -> None:
 def dashboard(arguments: argparse.Namespace) -> None:
     from moco import dashboard
 
-    names = [arguments.sweep] if arguments.sweep else []
-    if names and arguments.sweep not in sweep_names(arguments.runs_dir):
-        Sweep(arguments.runs_dir, arguments.sweep).runs()  # says which there are
-    specified = dashboard.specification(select(arguments.runs_dir, names), arguments.sweep)
+    runs = Sweep(arguments.runs_dir, arguments.sweep).runs() if arguments.sweep else select(arguments.runs_dir)
+    specified = dashboard.specification(runs, arguments.sweep)
     print(json.dumps(specified, indent=1) if arguments.dry_run else dashboard.publish(specified))
 
 

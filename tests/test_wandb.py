@@ -14,8 +14,6 @@ import wandb
 import yaml
 from common import ENVIRONMENT, METHODS, ROOT, TINY, python
 from folders import point, write_run, write_sweep
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from test_tracking import CONFIG, LINES, SETTINGS, history, of, read_back
 from wandb_server import wandb_server
 
@@ -292,12 +290,6 @@ def test_dashboard_of_untracked_runs_says_so(checked, tmp_path: Path) -> None:
         dashboard.specification(all_runs(tmp_path / "runs"))
 
 
-def composed(words: list[str]) -> dict[str, Any]:
-    """What train.py would get from these words."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return config.check(OmegaConf.to_container(compose("train", words), resolve=True))
-
-
 def agent_words(sweep: dict[str, Any], chosen: dict[str, Any]) -> list[str]:
     """The words after the program that W&B's own agent would call it with."""
     from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
@@ -316,16 +308,16 @@ def values(parameter: dict[str, Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_each_value_of_a_wandb_sweep_composes(path: Path) -> None:
+def test_each_value_of_a_wandb_sweep_composes(path: Path, base) -> None:
     sweep = yaml.safe_load(path.read_text())
     middle = {key: values(parameter)[0] for key, parameter in sweep["parameters"].items()}
     for key, parameter in sweep["parameters"].items():
         for value in values(parameter):
-            cfg = composed(agent_words(sweep, middle | {key: value}))
+            cfg = base(*agent_words(sweep, middle | {key: value}))
             for part in key.split("."):
                 cfg = cfg[part]
             assert cfg == value, key
-    cfg = composed(agent_words(sweep, middle))
+    cfg = base(*agent_words(sweep, middle))
     assert cfg["tracker"]["mode"] == "online" and cfg["data"]["validation"] > 0
     assert sweep["early_terminate"]["min_iter"] * sweep["early_terminate"]["eta"] < cfg["epochs"] / cfg["eval_every"]
 
@@ -350,7 +342,7 @@ def test_wandb_takes_the_sweep(path: Path) -> None:
             assert parameter["distribution"] == "log_uniform_values" and 0 < parameter["min"] < parameter["max"]
 
 
-def test_hydra_does_not_offer_wandbs_sweeps() -> None:
+def test_hydra_does_not_offer_wandbs_sweeps(base) -> None:
     assert [path.stem for path in SWEEPS] == ["moco", "simclr"]
-    [line] = [line for line in config.help_text(composed([])).splitlines() if line.startswith("  sweeps: ")]
+    [line] = [line for line in config.help_text(base()).splitlines() if line.startswith("  sweeps: ")]
     assert "wandb" not in line and "temperature" in line
