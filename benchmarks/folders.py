@@ -45,13 +45,11 @@ def points(n: int) -> list[dict[str, Any]]:
 def make(runs_dir: Path, n: int) -> None:
     """n run folders."""
     from folders import point, write_run
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
 
+    from hydra_plugins.moco.composing import composed
     from moco import config
 
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = config.check(OmegaConf.to_container(compose("train", ["recipe=moco_cifar"]), resolve=True))
+    cfg = config.check(composed(["recipe=moco_cifar"]))
     draw = random.Random(1)
     for changes in points(n):
         write_run(runs_dir, point(cfg, changes), top1=draw.uniform(40, 85), linear=draw.uniform(60, 90))

@@ -34,14 +34,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 from views import TwoViews
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from hydra_plugins.moco.composing import composed
 from moco import config, jobs
 from moco.building import Parts
 from moco.claims import Stopped
@@ -271,10 +270,9 @@ def measure(cfg: Any, variant: str, peak: float, rate: float, seconds: float, wo
 
 
 @functools.cache
-def composed(*words: str) -> dict[str, Any]:
+def checked(*words: str) -> dict[str, Any]:
     """The configuration that train.py would get."""
-    with initialize_config_dir(str(config.ROOT / "conf"), version_base="1.3"):
-        return config.check(OmegaConf.to_container(compose("train", list(words)), resolve=True))
+    return config.check(composed(words))
 
 
 def main() -> int:
@@ -315,7 +313,7 @@ def main() -> int:
             left_out.append(name)
             continue
         bank = ["m=50"] * (args.tiny and method != "simclr")
-        cfg = composed(*words, *models[model], *METHODS[method], *bank) | changes
+        cfg = checked(*words, *models[model], *METHODS[method], *bank) | changes
         if "fused" in cfg:
             cfg["optimizer"] = {**cfg["optimizer"], "fused": cfg.pop("fused")}
         try:

@@ -18,10 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from hydra_plugins.moco.composing import composed
 from moco import config
 from moco.claims import EXIT_STOPPED
 from moco.runs import Run, folder_name
@@ -88,9 +86,7 @@ def main() -> int:
     for recipe in args.recipe or STAGES:
         words = [f"recipe={recipe}", "tracker=none", f"runs_dir='{Path(args.runs_dir).absolute()}'", *STAGES[recipe]]
         words += TINY * args.tiny + args.words
-        with initialize_config_dir(str(config.ROOT / "conf"), version_base="1.3"):
-            composed = compose("train", words)
-        cfg = config.named(config.check(OmegaConf.to_container(composed, resolve=True)))
+        cfg = config.named(config.check(composed(words)))
         run = Run(Path(cfg["runs_dir"]) / folder_name(cfg))
         if code == 0:  # also where the run is done: its linear evaluation may not be
             code, left = train(words, run, left)

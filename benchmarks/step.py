@@ -59,9 +59,7 @@ class Reference:
 
 def configuration(batch: int, tiny: bool, runs_dir: str) -> dict[str, Any]:
     """The same in this project's words."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
+    from hydra_plugins.moco.composing import composed
     from moco import config
 
     words = [
@@ -69,8 +67,7 @@ def configuration(batch: int, tiny: bool, runs_dir: str) -> dict[str, Any]:
         "tracker=none", f"batch_size={batch}", f"runs_dir={runs_dir}", *(f"{key}={v}" for key, v in SETTINGS.items()),
     ]  # fmt: skip
     words += ["model=small", "model.widths=[8,16]"] if tiny else ["model=resnet18"]
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return config.check(OmegaConf.to_container(compose("train", words), resolve=True))
+    return config.check(composed(words))
 
 
 def on_images(cfg: dict[str, Any], images: Tensor) -> dict[str, Any]:

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 import torch
 import wandb
-from common import METHODS, ROOT, TINY
+from common import METHODS, TINY
 from folders import write_run
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
+from hydra_plugins.moco.composing import composed
 from moco import config
 
 torch.set_num_threads(1)
@@ -43,9 +42,7 @@ def base() -> Callable[..., dict[str, Any]]:
     """base("temperature=0.1", ...) -> the configuration that train.py would get."""
 
     def make(*overrides: str) -> dict[str, Any]:
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            composed = compose("train", [*overrides])
-        return config.check(OmegaConf.to_container(composed, resolve=True))
+        return config.check(composed(overrides))
 
     return make
 

@@ -12,7 +12,7 @@ from torchvision import transforms
 from torchvision.transforms.v2 import functional as TF
 
 from moco import augment
-from moco.augment import Augment, color_jitter, crop_boxes, crop_resize, gaussian_blur, luma, mix, turn_hue
+from moco.augment import Augment, color_jitter, crop_boxes, crop_resize, gaussian_blur, luma, mix_, turn_hue
 
 CPU = torch.device("cpu")
 NEUTRAL = dict(mean=[0.0] * 3, std=[1.0] * 3)
@@ -124,7 +124,7 @@ def test_luma_is_torchvisions_grayscale():
 )
 def test_mix_is_torchvisions_adjustment(operation, function):
     x, factors = torch.rand(12, 3, 16, 16), torch.linspace(0, 2.2, 12)
-    ours = mix(x, torch.full((12,), operation), factors)
+    ours = mix_(x.clone(), torch.full((12,), operation), factors)
     theirs = torch.stack([function(image, float(f)) for image, f in zip(x, factors)])
     torch.testing.assert_close(ours, theirs, atol=3e-4, rtol=0)
 
@@ -152,7 +152,7 @@ def recorded(monkeypatch):
 
     def note_mix(x, operation, factor):
         calls.append((operation, factor))
-        return mix(x, operation, factor)
+        return mix_(x, operation, factor)
 
     def note_hue(x, shift):
         calls.append((torch.full((len(x),), 3), shift.flatten()))
@@ -160,7 +160,7 @@ def recorded(monkeypatch):
 
     def run(x, strength, p):
         calls.clear()
-        monkeypatch.setattr(augment, "mix", note_mix)
+        monkeypatch.setattr(augment, "mix_", note_mix)
         monkeypatch.setattr(augment, "turn_hue", note_hue)
         jittered = color_jitter(x, strength, p)
         kinds = torch.stack([kind for kind, _ in calls], 1).tolist()
@@ -188,7 +188,7 @@ def test_jitter_spares_the_others(recorded):
     jittered, sequences = recorded(x, (0.4, 0.4, 0.4, 0.1), 0.8)
     spared = torch.tensor([not sequence for sequence in sequences])
     assert agrees_with_probability(int(spared.sum()), 4000, 0.2)
-    torch.testing.assert_close(jittered[spared], x[spared], atol=1e-6, rtol=0)
+    torch.testing.assert_close(jittered[spared], x[spared], atol=3e-6, rtol=0)
 
 
 def test_jitter_without_hue_never_turns_it(recorded):

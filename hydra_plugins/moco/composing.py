@@ -77,6 +77,12 @@ def _replaceable(values: dict[str, Any], key: str, value: Any) -> bool:
     return alone and isinstance(old, list) == isinstance(value, list) and "$" not in str(old)
 
 
+def composed(words: Sequence[str], entry: str = "train") -> dict[str, Any]:
+    """The resolved configuration, not checked yet, that train.py or linear_eval.py gets from these words."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return _resolved(compose(entry, list(words)))
+
+
 def show_help(name: str, words: Sequence[str]) -> None:
     """Prints the help of an entry point and leaves, where its words ask for it: Hydra's own way lists all its groups twice."""
     if not {"-h", "--help"} & set(words):
