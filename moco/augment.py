@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, what PIL and torchvision turn to gray with
-CPU_CHUNK = 128  # images at a time: their intermediate tensors stay in the cache, which doubles the speed on a CPU
+CPU_CHUNK = 128  # images at a time on a CPU: more would leave its caches, fewer would spend the time on calls
 
 
 class Augment:
@@ -69,10 +69,13 @@ class Augment:
     def __call__(self, images: Tensor) -> Tensor:
         """One view: uint8 [B, 3, H, W] -> normalised float32 [B, 3, size, size], channels_last."""
         chunk = CPU_CHUNK if images.device.type == "cpu" else len(images)
-        return torch.cat([self._view(part) for part in images.split(chunk)])
-
-    def _view(self, images: Tensor) -> Tensor:
         size = self.size or images.shape[-1]
+        views = torch.empty(len(images), 3, size, size, device=images.device, memory_format=torch.channels_last)
+        for part, view in zip(images.split(chunk), views.split(chunk)):
+            view.copy_(self._view(part, size))
+        return views
+
+    def _view(self, images: Tensor, size: int) -> Tensor:
         boxes = crop_boxes(len(images), self.crop, images.shape[-2:], images.device)
         x = crop_resize(images, boxes, size, self.flip)
         if any(self.jitter) and self.jitter_p:
@@ -90,12 +93,12 @@ class Augment:
         x = images.float().div_(255)
         if self.eval_size:
             x = F.interpolate(x, size=(self.eval_size, self.eval_size), mode="bilinear", antialias=True)
-        return self._normalize(x)
+        return self._normalize(x).contiguous(memory_format=torch.channels_last)
 
     def _normalize(self, x: Tensor) -> Tensor:
         mean = constant(self.mean, x.device).view(1, -1, 1, 1)
         scale = 1 / constant(self.std, x.device).view(1, -1, 1, 1)
-        return torch.sub(x, mean).mul_(scale).contiguous(memory_format=torch.channels_last)
+        return torch.sub(x, mean).mul_(scale)
 
 
 @functools.cache
@@ -114,7 +117,8 @@ def chance(x: Tensor, p: float) -> Tensor:
 
 def luma(x: Tensor) -> Tensor:
     """Gray value, [B, 3, H, W] -> [B, 1, H, W]."""
-    return (LUMA[0] * x[:, :1]).add_(x[:, 1:2], alpha=LUMA[1]).add_(x[:, 2:], alpha=LUMA[2])
+    r, g, b = x.split(1, 1)
+    return (LUMA[0] * r).add_(g, alpha=LUMA[1]).add_(b, alpha=LUMA[2])
 
 
 def crop_boxes(n: int, area: Sequence[float], shape: Sequence[int], device: torch.device) -> tuple[Tensor, ...]:
@@ -126,18 +130,19 @@ def crop_boxes(n: int, area: Sequence[float], shape: Sequence[int], device: torc
     tries = 10
     target = torch.empty(n, tries, device=device).uniform_(*area).mul_(height * width)
     ratio = torch.empty(n, tries, device=device).uniform_(math.log(3 / 4), math.log(4 / 3)).exp_()
-    w, h = (target * ratio).sqrt_().round_(), (target / ratio).sqrt_().round_()  # [n, tries]
-    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
-    first = fits.float().argmax(1, keepdim=True)
+    sides = torch.stack([target / ratio, target * ratio]).sqrt_().round_()  # heights and widths, [2, n, tries]
+    whole = constant((float(height), float(width)), device).view(2, 1)
+    fits = ((sides > 0) & (sides <= whole.unsqueeze(2))).all(0)
+    first = fits.float().argmax(1, keepdim=True).expand(2, n, 1)
     found = fits.any(1)
     # Where no try fits, torchvision takes the largest central crop of an allowed ratio: the whole of a square image.
-    fallback_w = min(width, round(height * 4 / 3))
-    fallback_h = min(height, round(width / (3 / 4)))
-    w = torch.where(found, w.gather(1, first).squeeze(1), float(fallback_w))
-    h = torch.where(found, h.gather(1, first).squeeze(1), float(fallback_h))
-    top = torch.where(found, (torch.rand(n, device=device) * (height - h + 1)).floor_(), ((height - h) / 2).floor_())
-    left = torch.where(found, (torch.rand(n, device=device) * (width - w + 1)).floor_(), ((width - w) / 2).floor_())
-    return top, left, h, w
+    largest = min(height, round(width / (3 / 4))), min(width, round(height * 4 / 3))
+    side = torch.where(
+        found, sides.gather(2, first).squeeze(2), constant(tuple(map(float, largest)), device).view(2, 1)
+    )
+    room = whole - side
+    start = torch.where(found, torch.rand(2, n, device=device).mul_(room + 1).floor_(), (room / 2).floor_())
+    return *start, *side
 
 
 def resize_weights(start: Tensor, length: Tensor, size: int, source: int) -> Tensor:
@@ -180,34 +185,36 @@ def color_jitter(x: Tensor, strength: Sequence[float], p: float) -> Tensor:
     """
     n, device = len(x), x.device
     applied = torch.rand(n, 1, device=device) < p
-    spread = constant(tuple(strength), device)
-    factors = torch.rand(n, 4, device=device) * 2 - 1
-    low = torch.cat([(1 - spread[:3]).clamp(min=0), -spread[3:]])
-    high = torch.cat([1 + spread[:3], spread[3:]])
-    factors = torch.where(applied, low + (high - low) * (factors + 1) / 2, constant((1.0, 1.0, 1.0, 0.0), device))
+    ranges = [(max(0.0, 1 - s), 1 + s) for s in strength[:3]] + [(-strength[3], strength[3])]
+    low, span = constant(tuple(a for a, _ in ranges), device), constant(tuple(b - a for a, b in ranges), device)
+    neutral = constant((1.0, 1.0, 1.0, 0.0), device)
+    factors = torch.where(applied, torch.rand(n, 4, device=device).mul_(span).add_(low), neutral)
     order = torch.rand(n, 3, device=device).argsort(1)  # of brightness 0, contrast 1, saturation 2
     hue_turn = torch.randint(4, (n, 1), device=device)  # how many of them come before hue
-    mixes = factors.gather(1, order)
     turn = torch.arange(3, device=device)
-    before, after = (turn < hue_turn), (turn >= hue_turn)
+    own_turn = torch.cat([turn < hue_turn, turn >= hue_turn], 1)  # [n, 6]: three before hue and three after it
+    mixes = torch.where(own_turn, factors.gather(1, order).repeat(1, 2), 1)
+    weights = torch.stack(mix_weights(order.repeat(1, 2), mixes)).view(3, n, 6, 1, 1, 1).unbind(2)
     x = x.clone()
-    for i in range(3):
-        x = mix_(x, order[:, i], torch.where(before[:, i], mixes[:, i], 1))
+    for own, gray, mean in weights[:3]:
+        x = mix_(x, own, gray, mean)
     if strength[3]:
         x = turn_hue(x, factors[:, 3].view(-1, 1, 1, 1))
-    for i in range(3):
-        x = mix_(x, order[:, i], torch.where(after[:, i], mixes[:, i], 1))
+    for own, gray, mean in weights[3:]:
+        x = mix_(x, own, gray, mean)
     return x
 
 
-def mix_(x: Tensor, operation: Tensor, factor: Tensor) -> Tensor:
-    """Changes x [B, 3, H, W]: brightness (0), contrast (1) or saturation (2) by `operation` [B] and `factor` [B]."""
-    gray = luma(x)
-    mean = gray.mean((2, 3), keepdim=True)
-    operation, factor = operation.view(-1, 1, 1, 1), factor.view(-1, 1, 1, 1)
-    # base = saturation ? gray : contrast ? mean : 0, with the factors folded in
-    base = gray.mul_((1 - factor) * (operation == 2)).add_((1 - factor) * (operation == 1) * mean)
-    return x.mul_(factor).add_(base).clamp_(0, 1)
+def mix_weights(operation: Tensor, factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The weights of mix_ for brightness (0), contrast (1) or saturation (2), of the shape of both."""
+    return factor, (1 - factor) * (operation == 2), (1 - factor) * (operation == 1)
+
+
+def mix_(x: Tensor, own: Tensor, gray: Tensor, mean: Tensor) -> Tensor:
+    """Makes x [B, 3, H, W] the sum of itself, its gray and its mean gray by these weights [B, 1, 1, 1], clamped."""
+    base = luma(x)
+    level = base.mean((2, 3), keepdim=True).mul_(mean)
+    return x.mul_(own).add_(base.mul_(gray).add_(level)).clamp_(0, 1)
 
 
 def turn_hue(x: Tensor, shift: Tensor) -> Tensor:

@@ -12,7 +12,17 @@ from torchvision import transforms
 from torchvision.transforms.v2 import functional as TF
 
 from moco import augment
-from moco.augment import Augment, color_jitter, crop_boxes, crop_resize, gaussian_blur, luma, mix_, turn_hue
+from moco.augment import (
+    Augment,
+    color_jitter,
+    crop_boxes,
+    crop_resize,
+    gaussian_blur,
+    luma,
+    mix_,
+    mix_weights,
+    turn_hue,
+)
 
 CPU = torch.device("cpu")
 NEUTRAL = dict(mean=[0.0] * 3, std=[1.0] * 3)
@@ -124,7 +134,7 @@ def test_luma_is_torchvisions_grayscale():
 )
 def test_mix_is_torchvisions_adjustment(operation, function):
     x, factors = torch.rand(12, 3, 16, 16), torch.linspace(0, 2.2, 12)
-    ours = mix_(x.clone(), torch.full((12,), operation), factors)
+    ours = mix_(x.clone(), *mix_weights(torch.full((12, 1, 1, 1), operation), factors.view(-1, 1, 1, 1)))
     theirs = torch.stack([function(image, float(f)) for image, f in zip(x, factors)])
     torch.testing.assert_close(ours, theirs, atol=3e-4, rtol=0)
 
@@ -150,9 +160,9 @@ def recorded(monkeypatch):
     """recorded(x, strength, p) -> the jittered images, and for each image its operations [(name, factor), ...] in turn."""
     calls = []
 
-    def note_mix(x, operation, factor):
-        calls.append((operation, factor))
-        return mix_(x, operation, factor)
+    def note_mix(x, own, gray, mean):
+        calls.append(((2 * (gray != 0) + (mean != 0)).flatten(), own.flatten()))
+        return mix_(x, own, gray, mean)
 
     def note_hue(x, shift):
         calls.append((torch.full((len(x),), 3), shift.flatten()))
