@@ -65,9 +65,8 @@ def batched(images: torch.Tensor, chunk: int) -> float:
     settings = {key: value for key, value in section.items() if key not in ("name", "_target_", "normalize")}
     make = augment.Augment(mean=MEAN, std=STD, **settings)
     augment.CPU_CHUNK = chunk
-    torch.empty(
-        31 * 2**20, dtype=torch.uint8
-    )  # freed at once, as activations are: glibc keeps what is freed from then on
+    # Freed at once, as a network's activations are: glibc keeps what is freed from then on, as it does in a training
+    torch.empty(31 * 2**20, dtype=torch.uint8)
     make(images[:BATCH])
     started, views = time.monotonic(), 0
     while time.monotonic() - started < SECONDS:

@@ -223,12 +223,12 @@ def turn_hue(x: Tensor, shift: Tensor) -> Tensor:
     value, minimum = torch.maximum(torch.maximum(r, g), b), torch.minimum(torch.minimum(r, g), b)
     chroma = value - minimum
     inverse = chroma.clamp(min=1e-8).mul_(6).reciprocal_()
-    # In turns: where blue is the largest, where green is, where red is. Masks are floats, see `chance`
-    hue = (r - g).mul_(inverse).add_(2 / 3)
-    hue = hue.lerp_((b - r).mul_(inverse).add_(1 / 3), torch.eq(value, g, out=torch.empty_like(value)))
-    hue = hue.lerp_((g - b).mul_(inverse), torch.eq(value, r, out=torch.empty_like(value)))
+    # In turns from magenta, so never negative: where blue is largest, green, red. Masks are floats, see `chance`
+    hue = (r - g).mul_(inverse).add_(5 / 6)
+    hue = hue.lerp_((b - r).mul_(inverse).add_(1 / 2), torch.eq(value, g, out=torch.empty_like(value)))
+    hue = hue.lerp_((g - b).mul_(inverse).add_(1 / 6), torch.eq(value, r, out=torch.empty_like(value)))
     # The colour wheel, each channel a trapezoid of the hue: low for a third of a turn, high for half of one
-    turn = constant((11 / 6, 9 / 6, 7 / 6), x.device).view(1, 3, 1, 1) + shift
+    turn = (constant((5 / 3, 4 / 3, 1.0), x.device).view(1, 3, 1, 1) + shift).frac_()
     away = (hue.unsqueeze(1) + turn).frac_().sub_(1 / 3).abs_()
     return value.unsqueeze(1) - torch.rsub(away, 2, alpha=6).clamp_(0, 1).mul_(chroma.unsqueeze(1))
 

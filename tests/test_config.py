@@ -136,15 +136,15 @@ def train_one_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         trained = {name: p for name, p in method.named_parameters() if p.requires_grad}
         seen["loss"], seen["lr"] = float(loss.detach()), optimizer.param_groups[0]["lr"]
         seen["gradients"] = {name: p.grad is not None and bool(p.grad.isfinite().all()) for name, p in trained.items()}
-        moved = (first.grad != 0).float().mean() > 0.9  # in bf16 the terms of a few gradients cancel
-        seen["moved"] = bool(moved) and not torch.equal(first, before)
+        seen["moved"] = bool((first.grad != 0).all()) and not torch.equal(first, before)
         raise Stopped("one step is enough")
 
     monkeypatch.setattr("moco.training.fit", step)
 
     def run(cfg):
         with pytest.raises(Stopped):
-            jobs.train(cfg | {"runs_dir": str(tmp_path / "runs"), "device": "cpu"})
+            # fp32 on every machine: in bf16 the terms of a few gradients cancel
+            jobs.train(cfg | {"runs_dir": str(tmp_path / "runs"), "device": "cpu", "precision": "fp32"})
         return seen
 
     return run
