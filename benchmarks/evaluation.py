@@ -5,12 +5,12 @@
 RUN is the folder of a finished run with its data and checkpoint; without one, recipe=quickstart is trained on digits first.
 
 kNN: moco.building.knn_evaluation, features of backbone and head of all images and both votes, against the backbone's forward
-passes over the same images, there already as float. The memory is that of 1,000 queries against a million rows of 512, beyond
+passes over as many images, there already as float. The memory is that of 1,000 queries against a million rows of 512, beyond
 the rows themselves.
 Linear: 100 epochs on cached features, the features' passes included, against the augmented protocol, of which --epochs are
 run and the time of 100 is in proportion; top-1 of both, and of scikit-learn's logistic regression on the same features.
 
-Prints JSON.
+Each part is announced as it begins. Prints JSON.
 """
 
 import argparse
@@ -41,14 +41,19 @@ def quickstart(folder: str) -> Path:
     return result.parent
 
 
+def point(parts: Any) -> str:
+    """What the ratios depend on, for their names."""
+    return " ".join([parts.cfg["model"]["name"], parts.cfg["data"]["name"], "bf16" if parts.bf16 else "fp32"])
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
     """Seconds, and what it returns."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
     started = time.monotonic()
     value = call()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
     return time.monotonic() - started, value
 
 
@@ -70,10 +75,15 @@ def knn(parts: Any, method: Any) -> dict[str, Any]:
 
     with evaluation.eval_mode(method):
         passes()
+        say(f"kNN of {len(images)} images against their forward passes, three times")
         pairs = [(timed(evaluate)[0], timed(passes)[0]) for _ in range(3)]
     whole, bare = (min(column) for column in zip(*pairs))
     seconds = {"kNN": round(whole, 2), "passes": round(bare, 2)}
-    return {"images": len(images), "seconds": seconds, "times as fast": {"kNN as passes": round(bare / whole, 3)}}
+    return {
+        "images": len(images),
+        "seconds": seconds,
+        "times as fast": {f"kNN as passes, {point(parts)}": round(bare / whole, 3)},
+    }
 
 
 def memory() -> float:
@@ -118,21 +128,28 @@ def linear(parts: Any, epochs: int) -> dict[str, Any]:
         scores = evaluation.linear_probe_cached(train, labels, test, data.test_labels, epochs=EPOCHS, **settings)
         return scores[0], train, test
 
+    def on_step(fitting: Any) -> None:
+        if fitting.step % fitting.per_epoch == 0:
+            say(f"  epoch {fitting.step // fitting.per_epoch}/{epochs} loss {fitting.loss:.3f}")
+
     def augmented() -> float:
         return evaluation.linear_probe_augmented(
             encode, views, clean, images, labels, data.test_images, data.test_labels, epochs=epochs,
-            num_features=encoder.num_features, **settings,
+            num_features=encoder.num_features, on_step=on_step, **settings,
         )[0]  # fmt: skip
 
     with evaluation.eval_mode(encoder):
+        say("linear evaluation on cached features")
         fast, (top1, train, test) = timed(cached)
+        say("linear evaluation on augmented images")
         slow, slow_top1 = timed(augmented)
+    say("scikit-learn's logistic regression")
     theirs = sklearn_top1(train.cpu(), labels.cpu(), test.cpu(), data.test_labels.cpu())
     whole = slow * EPOCHS / epochs
     return {
         "top-1": {"cached": top1, f"augmented, {epochs} epochs": slow_top1, "scikit-learn": theirs},
         "seconds": {"cached": round(fast, 1), "augmented": round(whole, 1)},
-        "times as fast": {"cached as augmented": round(whole / fast, 1)},
+        "times as fast": {f"cached as augmented, {point(parts)}": round(whole / fast, 1)},
     }  # fmt: skip
 
 
@@ -142,7 +159,7 @@ def main() -> None:
     from moco.runs import Run
     from moco.training import load_checkpoint
 
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", nargs="?", type=Path)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--memory", action="store_true", help="print the MB at a million rows alone")
@@ -154,12 +171,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = Run(words.run or quickstart(folder))
         cfg = run.config
-        parts = Parts(cfg, "auto")
+        parts = Parts(cfg, "cpu")
         method = jobs._trainable(cfg, parts)[0]
         method.load_state_dict(load_checkpoint(run.checkpoint)["method"])
         measured = {"run": run.folder.name, "kNN": knn(parts, method), "linear": linear(parts, words.epochs)}
     megabytes = subprocess.run(
-        [sys.executable, __file__, "--memory"], check=True, capture_output=True, text=True
+        [sys.executable, __file__, "--memory"], check=True, stdout=subprocess.PIPE, text=True
     ).stdout
     measured["kNN"]["MB at a million rows"] = round(float(megabytes))
     print(json.dumps({**measured, "cores": os.cpu_count(), "torch": torch.__version__}, indent=1))

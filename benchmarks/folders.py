@@ -7,6 +7,7 @@ leaves. Each command runs as a process of its own, twice, and the second time co
 A plain loop, which reads each configuration by yaml's fast loader and each result, is what they are compared to. Prints JSON.
 """
 
+import argparse
 import json
 import os
 import random
@@ -77,7 +78,9 @@ def plainly(runs_dir: Path) -> float:
 
 
 if __name__ == "__main__":
-    n = int(sys.argv[1]) if sys.argv[1:] else 10_000
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="?", type=int, default=10_000)
+    n = parser.parse_args().runs
     with tempfile.TemporaryDirectory() as folder:
         runs_dir, page = Path(folder) / "runs", Path(folder) / "report.html"
         make(runs_dir, n)

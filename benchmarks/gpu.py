@@ -275,7 +275,7 @@ def checked(*words: str) -> dict[str, Any]:
     return config.check(composed(words))
 
 
-def main() -> int:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--tiny", action="store_true", help="the same path on the CPU, in fp32, nothing compiled")
     parser.add_argument("--seconds", type=float, help="of each measurement (2; --tiny: 0.05)")
@@ -283,7 +283,11 @@ def main() -> int:
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="what has this in its name")
     parser.add_argument("--batch", type=int, help="images in a step (512; --tiny: 16)")
     parser.add_argument("--data", metavar="FILE", help="what torch.save made of the vars of a moco.data.Dataset")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = arguments()
     if not args.tiny and not torch.cuda.is_available():
         print("error: no GPU here: this measures a CUDA card; --tiny runs the same path on the CPU", file=sys.stderr)
         return 1

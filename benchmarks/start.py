@@ -8,6 +8,7 @@ thousand points are checked and identified by a dry run; Hydra's own composing, 
 Prints JSON.
 """
 
+import argparse
 import json
 import os
 import statistics
@@ -45,15 +46,15 @@ def seconds(cwd: str, *words: str, times: int = 5) -> float:
     return statistics.median(found[1:])
 
 
-def job(cwd: str, torch: float) -> float:
-    """Seconds of a training beside its steps and `import torch`."""
+def job(cwd: str, imports: float) -> float:
+    """Seconds of a training beside its steps, evaluation and `imports`."""
     sys.path.insert(0, str(ROOT))
     from moco.runs import all_runs
 
     wall = seconds(cwd, TRAIN, *TINY, "rerun=true")
     [run] = all_runs(Path(cwd) / "runs")
     assert run.result
-    return wall - run.result["seconds"] - torch
+    return wall - run.result["seconds"] - imports
 
 
 def hydra() -> float:
@@ -69,6 +70,7 @@ def hydra() -> float:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         torch = seconds(folder, "-c", "import torch")
         whole = seconds(folder, "-c", "import torch, torch._dynamo")

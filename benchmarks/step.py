@@ -8,8 +8,9 @@ ours: moco.training.fit as train.py calls it, from images to the metrics line, i
 bare: query forward and backward and key forward of the same network in the same precision and layout on images that are there
     already; what is above it is the cost of views, loss, queue, EMA, optimizer and logging.
 
-The three take turns, and the medians count. Prints JSON. tests/test_benchmarks.py holds that reference and ours give the same
-losses and weights on the same views.
+The three take turns, and the medians count. Prints JSON; the ratios' names say the precision, since cores without bf16 are not
+to be compared with cores that have it. tests/test_benchmarks.py holds that reference and ours give the same losses and weights
+on the same views.
 """
 
 import argparse
@@ -57,14 +58,14 @@ class Reference:
         return loss.item()
 
 
-def configuration(batch: int, tiny: bool, runs_dir: str) -> dict[str, Any]:
+def configuration(batch: int, tiny: bool) -> dict[str, Any]:
     """The same in this project's words."""
     from hydra_plugins.moco.composing import composed
     from moco import config
 
     words = [
         "method=moco", "method.splits=1", "augment=moco", "optimizer=adam", "schedule=constant", "epochs=1", "k=1",
-        "tracker=none", f"batch_size={batch}", f"runs_dir={runs_dir}", *(f"{key}={v}" for key, v in SETTINGS.items()),
+        "tracker=none", f"batch_size={batch}", *(f"{key}={v}" for key, v in SETTINGS.items()),
     ]  # fmt: skip
     words += ["model=small", "model.widths=[8,16]"] if tiny else ["model=resnet18"]
     return config.check(composed(words))
@@ -99,7 +100,7 @@ def reference(images: Tensor, batch: int, cfg: dict[str, Any]) -> float:
     return n / (time.monotonic() - started)
 
 
-def ours(images: Tensor, batch: int, cfg: dict[str, Any], device: str) -> float:
+def ours(images: Tensor, batch: int, cfg: dict[str, Any]) -> float:
     """Images a second of fit, from its first image to its metrics line."""
     from moco import jobs
     from moco.building import Parts
@@ -109,21 +110,21 @@ def ours(images: Tensor, batch: int, cfg: dict[str, Any], device: str) -> float:
 
     with tempfile.TemporaryDirectory() as folder, Signals() as signals:
         run = Run(Path(folder) / "moco")
-        parts = Parts(on_images(cfg, images), device)
+        parts = Parts(on_images(cfg, images), "cpu")
         method, optimizer, factor = jobs._trainable(cfg, parts)
         with run.claim(what="benchmark") as claim:
             state = fit(
                 cfg, run, claim, parts.data.train_images, method, optimizer, factor, parts.views(),
                 lambda: {"knn/top1": 0.0}, parts.autocast, NoTracker(), signals,
             )  # fmt: skip
-    return state.step * batch / state.seconds
+    return state.step * batch / run.last_metrics()["seconds"]
 
 
-def bare(images: Tensor, batch: int, cfg: dict[str, Any], device: str) -> float:
+def bare(images: Tensor, batch: int, cfg: dict[str, Any]) -> float:
     """Images a second of the passes alone."""
     from moco.building import Parts
 
-    parts = Parts(on_images(cfg, images), device)
+    parts = Parts(on_images(cfg, images), "cpu")
     query = parts.encoder.to(parts.device).train()
     key = copy.deepcopy(query).requires_grad_(False)
     x = torch.randn(batch, 3, 32, 32, device=parts.device).contiguous(memory_format=torch.channels_last)
@@ -146,23 +147,28 @@ def bare(images: Tensor, batch: int, cfg: dict[str, Any], device: str) -> float:
 
 def rounds(n: int, steps: int, batch: int, tiny: bool) -> Iterator[dict[str, float]]:
     images = torch.randint(0, 256, (steps * batch, 3, 32, 32), dtype=torch.uint8)
-    cfg = configuration(batch, tiny, "runs")
+    cfg = configuration(batch, tiny)
     for i in range(n):
         found = {"reference": reference(images, batch, cfg)}
-        found |= {"ours": ours(images, batch, cfg, "cpu"), "bare": bare(images, batch, cfg, "cpu")}
+        found |= {"ours": ours(images, batch, cfg), "bare": bare(images, batch, cfg)}
         print(f"round {i + 1} of {n}, images a second: {found}", file=sys.stderr, flush=True)
         yield found
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="a small network for a few steps: shows that it runs")
     tiny = parser.parse_args().tiny
+    from moco.building import choose_bf16
+
+    precision = "bf16" if choose_bf16("auto", torch.device("cpu")) else "fp32"
     torch.set_num_threads(os.cpu_count() or 1)
     measured = list(rounds(1, 3, 16, True) if tiny else rounds(3, 8, 128, False))
     speed = {name: statistics.median(one[name] for one in measured) for name in measured[0]}
     print(json.dumps({
         "images a second": {name: round(value, 1) for name, value in speed.items()},
-        "times as fast": {f"step as {name}": round(speed["ours"] / speed[name], 3) for name in ("reference", "bare")},
+        "times as fast": {
+            f"step in {precision} as {name}": round(speed["ours"] / speed[name], 3) for name in ("reference", "bare")
+        },
         "batch": 16 if tiny else 128, "cores": os.cpu_count(), "torch": torch.__version__,
     }, indent=1))  # fmt: skip

@@ -7,6 +7,7 @@ do without a launcher: nine commands in a loop, each with all cores. The others 
 a time that share the cores. Prints JSON.
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -39,6 +40,7 @@ def sweep(jobs: int, cwd: str) -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     ways = {"one after another": loop}
     for jobs in sorted({1, 2, CORES // 2, CORES} - {0}):
         ways[f"sweep, {jobs} at a time with {max(1, CORES // jobs)} threads"] = lambda cwd, jobs=jobs: sweep(jobs, cwd)

@@ -7,6 +7,7 @@ worker a core. Both make MoCo's two views of 32 x 32 images (conf/augment/moco.y
 distributions agree. Prints JSON; `chunk` is how many images the batched views work on at a time.
 """
 
+import argparse
 import json
 import os
 import sys
@@ -77,10 +78,11 @@ def batched(images: torch.Tensor, chunk: int) -> float:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
     photos = torch.randint(0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8)
     default, theirs = augment.CPU_CHUNK, reference(photos)
-    ours = {chunk: batched(photos, chunk) for chunk in CHUNKS}
+    ours = {chunk: batched(photos, chunk) for chunk in sorted({*CHUNKS, default})}
     print(json.dumps({
         "torchvision": round(theirs), "batched": {chunk: round(v) for chunk, v in ours.items()}, "chunk": default,
         "times as fast": {"views as torchvision": round(ours[default] / theirs, 2)},

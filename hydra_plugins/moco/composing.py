@@ -12,6 +12,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -77,17 +78,23 @@ def _replaceable(values: dict[str, Any], key: str, value: Any) -> bool:
     return alone and isinstance(old, list) == isinstance(value, list) and "$" not in str(old)
 
 
+def _composed(name: str, words: Sequence[str], **options: bool) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(name, list(words), **options)
+
+
 def composed(words: Sequence[str], entry: str = "train") -> dict[str, Any]:
     """The resolved configuration, not checked yet, that train.py or linear_eval.py gets from these words."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return _resolved(compose(entry, list(words)))
+    return _resolved(_composed(entry, words))
 
 
 def show_help(name: str, words: Sequence[str]) -> None:
     """Prints the help of an entry point and leaves, where its words ask for it: Hydra's own way lists all its groups twice."""
-    if not {"-h", "--help"} & set(words):
-        return
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    if {"-h", "--help"} & set(words):
         overrides = [word for word in words if not word.startswith("-")]
-        print(compose(name, overrides, return_hydra_config=True).hydra.help.template)
-    sys.exit()
+        try:
+            shown = _composed(name, overrides, return_hydra_config=True)
+        except HydraException:  # a sweep's values, or words that are wrong: what there is, is what the user asks for
+            shown = _composed(name, [], return_hydra_config=True)
+        print(shown.hydra.help.template)
+        sys.exit()

@@ -145,7 +145,7 @@ def test_preempted_or_on_a_dead_node_ends_as_if_uninterrupted(slurm, tmp_path, u
             wait_until(lambda r=run: (r / "job.json").exists(), 120, "a job")
             launcher.kill()
     for run in found.values():
-        wait_until((run / "checkpoint.pt").exists, 300, "a checkpoint")
+        hold(run)
     slurm.kill_node("n2", noticed=True)
     slurm.wait_job(job_of(found["n2"]), "PENDING")
     slurm.run("scontrol", "update", f"JobId={job_of(found['n2'])}", "ExcNodeList=")
@@ -161,12 +161,11 @@ def test_preempted_or_on_a_dead_node_ends_as_if_uninterrupted(slurm, tmp_path, u
 
 
 def test_more_work_than_a_time_limit_allows(slurm, tmp_path, uninterrupted):
-    """A minute a job, held still until SLURM warns, which wakes it, so that on no machine it is done before."""
+    """A minute a job, held still until SLURM warns."""
     sent = sweep(slurm, tmp_path, LONG, *OFTEN, "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=20")
     assert sent.returncode == 0, sent.stderr
     [run] = runs(tmp_path)
-    wait_until((run / "checkpoint.pt").exists, 300, "a checkpoint")
-    os.kill(process_of(job_of(run)), signal.SIGSTOP)
+    hold(run)
     job = slurm.wait_job(job_of(run), "COMPLETED", timeout=900)
     assert int(job["Restarts"]) >= 1
     assert "checkpoint saved, back into the queue" in log(run)
@@ -208,6 +207,15 @@ def process_of(job: str) -> int:
         except OSError:
             pass
     raise AssertionError(f"job {job} runs nowhere")
+
+
+def hold(run: Path) -> None:
+    """Stops the run's job once it has a checkpoint, so that on no machine it is done before what is to interrupt it.
+
+    SLURM's signals, the warning among them, come with SIGCONT: the job goes on by itself.
+    """
+    wait_until((run / "checkpoint.pt").exists, 300, "a checkpoint")
+    os.kill(process_of(job_of(run)), signal.SIGSTOP)
 
 
 @pytest.fixture
