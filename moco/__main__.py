@@ -59,7 +59,7 @@ def table(arguments: argparse.Namespace) -> None:
         return
     text = tables.render(rows, arguments.format)
     if arguments.into:
-        tables.rewrite_block(arguments.into, text)
+        written(arguments.into, lambda: tables.rewrite_block(arguments.into, text))
     elif arguments.out:
         written(arguments.out, lambda: write_atomic(arguments.out, text + "\n"))
     else:

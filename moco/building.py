@@ -1,5 +1,6 @@
 """What training and linear evaluation build alike from a configuration, on the device."""
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -34,8 +35,12 @@ class Parts:
         return build(section, mean=mean, std=std)
 
     def probe_views(self) -> Any:
-        """Random resized crops and flips of linear evaluation on augmented images (leftthomas/SimCLR, linear.py)."""
-        return self.views(size=None, crop=[0.08, 1.0], flip=0.5, jitter=[0.0] * 4, gray=0.0, blur=0.0, solarize=0.0)
+        """Random resized crops and flips of linear evaluation on augmented images (leftthomas/SimCLR, linear.py).
+
+        They are as large as the images of evaluation: a classifier fitted to features of another size loses points.
+        """
+        size = self.cfg["augment"]["eval_size"]
+        return self.views(size=size, crop=[0.08, 1.0], flip=0.5, jitter=[0.0] * 4, gray=0.0, blur=0.0, solarize=0.0)
 
     def autocast(self) -> Any:
         import torch
@@ -47,11 +52,16 @@ def choose_device(name: str) -> Any:
     """The torch device of that name; auto takes CUDA, then MPS, then the CPU.
 
     Raises:
-        UserError: there is no such device.
+        UserError: there is no such device, or the environment names a GPU where there is none to be had.
     """
     import torch
 
     if name == "auto":
+        listed = os.environ.get("CUDA_VISIBLE_DEVICES", "").strip()
+        if listed and not listed.startswith("-") and not torch.cuda.is_available():
+            raise UserError(
+                f"CUDA_VISIBLE_DEVICES={listed} names a GPU that is not to be had: give another or device=cpu"
+            )
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     device = torch.device(name)
     present = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}[device.type]

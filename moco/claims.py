@@ -62,7 +62,9 @@ class Claim:
         }  # fmt: skip
         with locked(path.with_name("claim.lock")):
             other = read_json(path)
-            requeued = details.get("job") and details["job"] == (other or {}).get("job")
+            # The same SLURM job again; a local job's id is a process's, which another container may have too.
+            theirs = [(other or {}).get(key) for key in ("queue", "job")]
+            requeued = details.get("queue") == "slurm" and [details["queue"], details["job"]] == theirs
             if other and not other.get("ended") and not requeued and alive(path, other):
                 raise Held(
                     f"{path.parent} is being trained by process {other['pid']} on {other['host']}: wait for it, or end it"

@@ -10,7 +10,7 @@ import importlib
 import inspect
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -148,9 +148,6 @@ class Config(Section):
     recipe: Recipe | None
 
 
-GROUPS = ("method", "model", "data", "augment", "optimizer", "schedule", "probe", "tracker", "recipe", "sweeps")
-
-
 class LinearEval(Section):
     """Keys of linear_eval.py."""
 
@@ -186,18 +183,39 @@ def check(composed: Any, schema: type[BaseModel] = Config, *, fold: bool = False
     if isinstance(method, Mapping):
         for key in METHOD_KEYS:
             value = composed.get(key)
+            if key not in unused and method[key] != value:
+                problems.append(f"method.{key}={method[key]} is a copy of the root key: give {key}={method[key]}")
             if key in unused and value is not None:
                 problems.append(f"{key}={value} is not used by method={method.get('name')}: leave {key} out")
             elif key not in unused and value is None:
                 problems.append(f"method={method.get('name')} needs a value for {key}")
-        batch, splits = composed.get("batch_size"), method.get("splits")
-        if isinstance(batch, int) and isinstance(splits, int) and splits > 0 and batch % splits:
-            problems.append(
-                f"batch_size={batch} is no multiple of method.splits={splits}: give another, or method.splits=1"
-            )
+    if not problems and isinstance(method, Mapping):
+        problems = list(_contradictions(checked))
     if problems:
         raise UserError("\n".join(problems))
+    if isinstance(method, Mapping):  # in the root keys' types: 1 and 1.0 are one temperature
+        checked["method"].update({key: checked[key] for key in METHOD_KEYS if key not in unused})
     return checked
+
+
+def _contradictions(cfg: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each of what the building of a run would refuse: no job of a sweep is to find it."""
+    method, augment, warmup = cfg["method"], cfg["augment"], cfg["schedule"]["warmup_epochs"]
+    splits, batch = method["splits"], cfg["batch_size"]
+    if splits and batch % splits:
+        yield f"batch_size={batch} is no multiple of method.splits={splits}: give another, or method.splits=1"
+    if method["name"] == "moco" and cfg["m"] == 0:
+        yield "m=0 is no queue: method=moco needs at least 1 (npid takes 0 for its whole bank)"
+    if method["head_layers"] == 1 and (method["hidden_dim"] or method["head_norm"]):
+        yield "method.hidden_dim and method.head_norm are of a hidden layer: leave them out, or give method.head_layers=2"
+    if warmup >= cfg["epochs"]:
+        yield f"schedule.warmup_epochs={warmup} leaves nothing of epochs={cfg['epochs']}: give fewer, or more epochs"
+    if not 0 < augment["crop"][0] <= augment["crop"][1] <= 1:
+        yield f"augment.crop={augment['crop']} should be [least, largest] share of the image, 0 < least <= largest <= 1"
+    if not 0 < augment["blur_sigma"][0] <= augment["blur_sigma"][1]:
+        yield f"augment.blur_sigma={augment['blur_sigma']} should be [least, largest] in pixels, above 0"
+    if min(augment["jitter"]) < 0 or augment["jitter"][3] > 0.5:
+        yield f"augment.jitter={augment['jitter']} should be four strengths of at least 0, hue at most 0.5"
 
 
 def named(cfg: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Data sets as uint8 tensors, small enough to live on the device: no loader stands between an image and its views."""
 
+import contextlib
 import hashlib
 import importlib.util
 import os
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+
+from moco.files import replacing
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
 
@@ -41,11 +43,11 @@ class Dataset:
 
     def moments(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation per channel of the training pixels in [0, 1]."""
-        count = torch.stack(
-            [torch.bincount(c.flatten(), minlength=256) for c in self.train_images.transpose(0, 1).int()]
-        )
+        channels = self.train_images.transpose(0, 1)
+        # Counted where the images are, the rest on the CPU: not every device has float64.
+        count = torch.stack([torch.bincount(channel.flatten(), minlength=256).cpu() for channel in channels])
         share = count.double() / count.sum(1, keepdim=True)
-        level = torch.arange(256, dtype=torch.float64) / 255
+        level = torch.arange(256, dtype=torch.float64, device=count.device) / 255
         mean = share @ level
         std = (share @ level**2 - mean**2).sqrt()
         return [round(v, 4) for v in mean.tolist()], [round(v, 4) for v in std.clamp(min=1e-3).tolist()]
@@ -192,11 +194,9 @@ def _cached(key: str, make: Callable[[], Dataset]) -> Dataset:
         return Dataset(**torch.load(path, mmap=True, weights_only=True))
     except (OSError, RuntimeError, TypeError, EOFError):
         data = make()
-    try:
+    # On a full disk torch raises RuntimeError.
+    with contextlib.suppress(OSError, RuntimeError):
         cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=cache, delete=False) as file:
-            torch.save(vars(data), file)
-        os.replace(file.name, path)
-    except OSError:
-        pass
+        with replacing(path) as aside:
+            torch.save(vars(data), aside)
     return data

@@ -1,10 +1,12 @@
 """A trained backbone for others: weights that load strictly into the plain torchvision or timm model."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from moco.building import load_encoder
 from moco.errors import UserError
+from moco.files import replacing
 from moco.runs import Run
 
 
@@ -15,7 +17,7 @@ def export(run: Run, form: str, out: Path | None) -> tuple[Path, str]:
         form: torchvision (a .pth state dict, for timm models too) or safetensors.
 
     Raises:
-        UserError: the run is not done, or safetensors is not installed.
+        UserError: the run is not done, safetensors is not installed, or the file cannot be written.
     """
     if run.result is None:
         raise UserError(f"{run.folder} is {run.state()}, not done: train it to its end first")
@@ -27,13 +29,18 @@ def export(run: Run, form: str, out: Path | None) -> tuple[Path, str]:
             from safetensors.torch import save_file
         except ImportError as error:
             raise UserError("--to safetensors needs safetensors: pip install safetensors") from error
-        save_file(weights, path, metadata={"run": run.folder.name, "model": cfg["model"]["name"]})
+        save: Any = partial(save_file, metadata={"run": run.folder.name, "model": cfg["model"]["name"]})
         read = f"from safetensors.torch import load_file; weights = load_file({str(path)!r})"
     else:
         import torch
 
-        torch.save(weights, path)
+        save = torch.save
         read = f"import torch; weights = torch.load({str(path)!r})"
+    try:
+        with replacing(path) as aside:
+            save(weights, aside)
+    except Exception as error:  # torch and safetensors raise each their own
+        raise UserError(f"{path} cannot be written ({error}): give another file with --out") from error
     return path, "\n".join([read, *_plain_model(cfg["model"]), "model.load_state_dict(weights)"])
 
 

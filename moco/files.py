@@ -9,17 +9,23 @@ from pathlib import Path
 from typing import Any
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Writes aside, flushes to disk and renames, so that a reader finds the old text or the new, never a piece."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside this one to write to, renamed at the end: a reader finds the old file or the new, never a piece."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(aside, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        yield aside
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Writes aside, flushes to disk and renames."""
+    with replacing(path) as aside, open(aside, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_json(path: Path, content: Any) -> None:

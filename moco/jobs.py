@@ -34,7 +34,7 @@ def train(cfg: dict[str, Any], run: Run | None = None, **details: Any) -> float:
     cfg = named(cfg)
     run = run or Run(Path(cfg["runs_dir"]) / folder_name(cfg))
     result = run.result
-    if result and not cfg["rerun"]:
+    if result and not cfg["rerun"] and not run.order("knn").exists():
         print(f"{run.folder} is done: {summary(result)} (rerun=true starts over)")
         if os.environ.get("WANDB_SWEEP_ID"):  # the agent that has drawn this point waits for its metrics
             with open_tracker(cfg["tracker"], run, cfg, "train", details) as tracker:
@@ -70,8 +70,8 @@ def _train(cfg: dict[str, Any], run: Run, details: Mapping[str, Any]) -> dict[st
         views = parts.views()
         views(parts.data.train_images[:2])  # a view that cannot be made is found before anything is written
         with run.claim(what="train", device=str(parts.device), **details) as claim:
-            if cfg["rerun"]:
-                run.clear()
+            if cfg["rerun"] or run.order("knn").exists():
+                run.clear(*["job.json"] * bool(details.get("job")))
             elif done := run.result:  # by another process, while this one was building
                 return done
             _write_config(cfg, run, parts)
@@ -151,7 +151,7 @@ def _result(cfg: Mapping[str, Any], run: Run, parts: Parts, method: Any, state: 
         "params": whole[0], "multiply_adds": whole[1], "params_backbone": backbone[0], "multiply_adds_backbone": backbone[1],
         "train_images": len(parts.data.train_images), "test_images": len(parts.data.test_images),
         "evaluated_on": "validation" if cfg["data"]["validation"] else "test",
-        "seconds": round(state.seconds, 1), "finished": _now(),
+        "seconds": round(last["seconds"], 1), "finished": _now(),
     }  # fmt: skip
 
 
@@ -167,6 +167,7 @@ def linear_eval(
     label, cfg, result = LABELS[probe["name"]], run.config, run.result
     if result is None:
         raise UserError(f"{run.folder} is {run.state()}, not done: train it to its end first")
+    rerun = rerun or run.order(label).exists()
     if f"{label}/top1" in result and not rerun:
         print(f"{run.folder} has its linear evaluation ({probe['name']}): {summary(result)} (rerun=true repeats it)")
         return result
@@ -178,11 +179,13 @@ def linear_eval(
         parts.encoder.to(parts.device)
         with run.claim(what="linear_eval", device=str(parts.device), **details) as claim:
             result = run.result or result  # another process may have added to it meanwhile
-            if f"{label}/top1" in result and not rerun:
+            if rerun:
+                _forget(run, result, label, probe["name"])
+            elif f"{label}/top1" in result:
                 return result
             with open_tracker(tracker, run, cfg, "linear_eval", details) as mirror:
                 mirror.catch_up(run.metrics())
-                top1, top5 = _probe(run, parts, {**probe, "seed": seed}, rerun, claim, signals)
+                top1, top5 = _probe(run, parts, {**probe, "seed": seed}, claim, signals)
                 metrics = {f"{label}/top1": top1, f"{label}/top5": top5}
                 line = {"epoch": result["epochs"], "step": result["steps"], **metrics}
                 run.append_metrics(line)
@@ -196,13 +199,23 @@ def linear_eval(
     return result
 
 
-def _probe(run: Run, parts: Parts, probe: Mapping[str, Any], rerun: bool, claim: Any, signals: Any) -> Any:
+def _forget(run: Run, result: dict[str, Any], label: str, protocol: str) -> None:
+    """Takes an earlier linear evaluation out, finished or not; the order to begin again is obeyed with that."""
+    (run.folder / f"probe_{protocol}.pt").unlink(missing_ok=True)
+    for key in (f"{label}/top1", f"{label}/top5"):
+        result.pop(key, None)
+    result.get("probes", {}).pop(protocol, None)
+    run.write_result(result)
+    run.order(label).unlink(missing_ok=True)
+
+
+def _probe(run: Run, parts: Parts, probe: Mapping[str, Any], claim: Any, signals: Any) -> Any:
     """Test top-1 and top-5 of a linear classifier on the frozen backbone in eval mode, from its checkpoint on."""
     from moco import evaluation
     from moco.training import load_checkpoint, save_atomic
 
     path = run.folder / f"probe_{probe['name']}.pt"
-    saved = load_checkpoint(path) if path.exists() and not rerun else {}
+    saved = load_checkpoint(path) if path.exists() else {}
     start = saved["fitting"] if saved.get("probe") == probe else None
     data, (images, labels) = parts.data, parts.data.labelled()
     steps = probe["epochs"] * -(-len(labels) // probe["batch_size"])

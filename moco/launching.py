@@ -82,28 +82,39 @@ def label(tasks: list[Task]) -> list[Task]:
 
 
 def unique(tasks: Sequence[Task]) -> list[Task]:
-    """The tasks with each run once."""
-    return list({task.run.folder: task for task in tasks}.values())
+    """The tasks with each run once.
+
+    Raises:
+        UserError: two linear evaluations of one run differ.
+    """
+    found: dict[Path, Task] = {}
+    for task in tasks:
+        other = found.setdefault(task.run.folder, task)
+        if task.what == "linear_eval" and task.arguments != other.arguments:
+            raise UserError(f"two linear evaluations of {task.run.folder.name} that differ: start one after the other")
+    return list(found.values())
 
 
-def plan(tasks: Sequence[Task], rerun: bool) -> tuple[list[Task], list[Task]]:
-    """Of the tasks those to start and those that run elsewhere and are awaited; the rest are done."""
+def plan(tasks: Sequence[Task], rerun: bool) -> tuple[list[Task], list[Task], dict[Path, str]]:
+    """Of the tasks those to start, those that run elsewhere and are awaited, and the state of each run.
+
+    What is in neither list is done.
+    """
     queued = slurm.queued(task.run for task in tasks)
     states = {task.run.folder: slurm.corrected(task.run, task.state(), queued) for task in tasks}
-    waiting = [t for t in tasks if states[t.run.folder] == "running" or (t.run.job() or {}).get("job") in queued]
+    waiting = [t for t in tasks if states[t.run.folder] == "running" or slurm.queued_job(t.run, queued)]
     held = {t.run.folder for t in waiting}
-    return [t for t in tasks if t.run.folder not in held and (rerun or states[t.run.folder] != "done")], waiting
+    start = [t for t in tasks if t.run.folder not in held and (rerun or states[t.run.folder] != "done")]
+    return start, waiting, states
 
 
 def dry_run(tasks: Sequence[Task], rerun: bool) -> str:
     """The table of points: what varies, state, and what would be started."""
-    start, waiting = plan(tasks, rerun)
-    rows = []
-    for task in tasks:
-        todo = "start" if task in start else "await" if task in waiting else ""
-        rows.append(
-            (task.run.id, task.state(), "resume" if todo and task.run.checkpoint.exists() else todo, task.label)
-        )
+    start, waiting, states = plan(tasks, rerun)
+    todo = {t.run.folder: "start" for t in start} | {t.run.folder: "await" for t in waiting}
+    if not rerun:
+        todo |= {t.run.folder: "resume" for t in start if t.what == "train" and t.run.checkpoint.exists()}
+    rows = [(t.run.id, states[t.run.folder], todo.get(t.run.folder, ""), t.label) for t in tasks]
     return "\n".join(f"{a}  {b:<9} {c:<7} {d}" for a, b, c, d in [("id        ", "state", "would", "point"), *rows])
 
 
@@ -118,18 +129,20 @@ def launch(tasks: list[Task], options: Mapping[str, Any], sweep: Sweep, rerun: b
         print(dry_run(tasks, rerun))
         return {task.run.folder: "done" for task in tasks}
     queue = queues.make(options, sweep)
-    start, waiting = plan(tasks, rerun)
+    start, waiting, ends = plan(tasks, rerun)
     sweep.record([task.run.folder.name for task in tasks])
     for task in start:
-        if rerun and task.what == "train":
-            task.run.clear()
-        task.freeze()
+        task.freeze(again=rerun)
     done = len(tasks) - len(start) - len(waiting)
     print(
         f"sweep {sweep.name}: {len(tasks)} points, {done} done, {len(waiting)} running elsewhere, {len(start)} to start"
     )
-    ends = {task.run.folder: task.state() for task in tasks}
-    ends |= queue.run(start, waiting)
+    try:
+        ends |= queue.run(start, waiting)
+    except UserError:
+        for task in start:
+            task.withdraw()
+        raise
     report(tasks, ends)
     return ends
 

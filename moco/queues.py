@@ -10,6 +10,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +58,29 @@ def python_path(options: Mapping[str, Any], sweep: Sweep) -> str:
     return os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
-def visible_gpus() -> list[int]:
-    """Indices of the GPUs that this process may use, without loading torch."""
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them (0, GPU-5a..., MIG-...), without loading torch."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if listed is not None:
-        return [int(g) for g in listed.split(",") if g.strip().isdigit()]
+        names = (name.strip() for name in listed.split(","))
+        return list(takewhile(lambda name: name and not name.startswith("-"), names))  # -1 hides what follows
     if shutil.which("nvidia-smi") is None:
         return []
     found = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30)
-    return list(range(sum(line.startswith("GPU") for line in found.stdout.splitlines())))
+    return [str(i) for i in range(sum(line.startswith("GPU") for line in found.stdout.splitlines()))]
+
+
+def chosen_gpus(devices: Any) -> list[str]:
+    """Those that hydra.launcher.devices names; none for cpu.
+
+    Raises:
+        UserError: it is neither auto, cpu nor a list.
+    """
+    if devices == "auto":
+        return visible_gpus()
+    if devices != "cpu" and not (isinstance(devices, list) and devices):
+        raise UserError(f"hydra.launcher.devices={devices} should be auto, cpu or a list of GPUs such as [0,1]")
+    return [] if devices == "cpu" else [str(device) for device in devices]
 
 
 class LocalQueue:
@@ -77,24 +92,22 @@ class LocalQueue:
 
     def __init__(self, options: Mapping[str, Any], sweep: Sweep):
         self.options, self.sweep = options, sweep
-        devices = options["devices"]
-        self.devices = visible_gpus() if devices == "auto" else [] if devices == "cpu" else list(devices)
-        cores = len(os.sched_getaffinity(0))
-        jobs = options["jobs_per_device"] or (1 if self.devices else min(cores, CPU_JOBS))
-        self.threads = options["cpus_per_task"] or max(1, cores // (jobs * max(1, len(self.devices))))
-        self.slots = [
-            (device, f"{'cpu' if device is None else device}.{i}")
-            for i in range(jobs)
-            for device in (self.devices or [None])
-        ]
+        for name in ("jobs_per_device", "cpus_per_task"):
+            if options[name] is not None and not (isinstance(options[name], int) and options[name] >= 1):
+                raise UserError(f"hydra.launcher.{name}={options[name]} should be a whole number of at least 1")
+        gpus, cores = chosen_gpus(options["devices"]), len(os.sched_getaffinity(0))
+        jobs = options["jobs_per_device"] or (1 if gpus else min(cores, CPU_JOBS))
+        self.threads = options["cpus_per_task"] or max(1, cores // (jobs * max(1, len(gpus))))
+        places: list[str | None] = [*gpus] or [None]
+        self.slots = [(gpu, f"{gpu or 'cpu'}.{i}") for i in range(jobs) for gpu in places]
         self.stopped: str | None = None
 
     def run(self, start: Sequence[Task], waiting: Sequence[Task]) -> dict[Path, str]:
         """Runs the tasks to their ends and waits for those that run elsewhere."""
         self.pending, self.waiting, self.free = deque(start), list(waiting), deque(self.slots)
-        self.running: list[tuple[Task, tuple[int | None, str], Any, float]] = []
+        self.running: list[tuple[Task, tuple[str | None, str], Any, float]] = []
         self.ends: dict[Path, str] = {}
-        self.total, self.failures = len(start) + len(waiting), 0
+        self.total, self.failures, self.look = len(start) + len(waiting), 0, 0.0
         self.path = python_path(self.options, self.sweep) if start else ""
         with self._signals():
             while self.running or ((self.pending or self.waiting) and not self.stopped):
@@ -128,9 +141,17 @@ class LocalQueue:
 
     def _await(self) -> None:
         """Looks after the tasks that run elsewhere: one whose holder is gone without having finished becomes ours."""
+        if not self.waiting or time.monotonic() < self.look:
+            return
+        self.look = time.monotonic() + POLL_SLURM[0]
+        try:
+            queue = slurm.queued(task.run for task in self.waiting)
+        except UserError as error:  # as in _follow
+            print(error, file=sys.stderr)
+            return
         for task in list(self.waiting):
             state = task.state()
-            if state == "running" or (task.run.job() or {}).get("job") in slurm.queued([task.run]):
+            if state == "running" or slurm.queued_job(task.run, queue):
                 continue
             self.waiting.remove(task)
             if state in ("done", "failed"):
@@ -138,20 +159,19 @@ class LocalQueue:
             else:
                 self.pending.append(task)
 
-    def _submit(self, task: Task, slot: tuple[int | None, str]) -> Any:
+    def _submit(self, task: Task, slot: tuple[str | None, str]) -> Any:
         """Starts a job on the slot's device."""
         import submitit
 
         folder = self.sweep.folder / "jobs"
         executor = submitit.LocalExecutor(folder)
-        gpus: dict[str, Any] = {} if slot[0] is None else {"gpus_per_node": 1, "visible_gpus": [int(slot[0])]}
         minutes = self.options["timeout_min"] or 60 * 24 * 365
         executor.update_parameters(
             timeout_min=minutes, signal_delay_s=self.options["signal_delay_s"], stderr_to_stdout=True,
-            setup=self.options["setup"] or (), **gpus,
+            setup=self.options["setup"] or (),
         )  # fmt: skip
         wait = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve whatever shares the machine
-        job = task.job(self.sweep.name, (os.getpid(), born(os.getpid())), slot[1])
+        job = task.job(self.sweep.name, launcher=(os.getpid(), born(os.getpid())), slot=slot[1], gpu=slot[0])
         # Ctrl-C reaches the whole terminal: the job's controller must not take it for an order to kill.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
@@ -184,10 +204,10 @@ class LocalQueue:
                 signal.signal(number, handler)
 
     def _stop(self) -> None:
-        """Asks each job once to save and stop."""
+        """Asks each job to save and stop, every second until it is heard: one that still loads torch does not listen yet."""
         for _, _, job, _ in self.running:
-            if not getattr(job, "told", False):
-                job.told = True
+            if time.monotonic() - getattr(job, "told", -1.0) >= 1:
+                job.told = time.monotonic()
                 job._process.send_signal(signal.SIGTERM)
 
 
@@ -201,6 +221,8 @@ class SlurmQueue:
                 raise UserError(
                     f"{program} is not on PATH: start from a login node of the cluster, or use hydra/launcher=local"
                 )
+        if (options["nodes"], options["tasks_per_node"]) != (1, 1):
+            raise UserError("hydra.launcher.nodes and tasks_per_node are 1 for each point: a run is one process")
         if options["fail_fast"] and not options["wait"]:
             raise UserError(
                 "hydra.launcher.fail_fast on SLURM takes a launcher that stays: add hydra.launcher.wait=true"
@@ -209,7 +231,7 @@ class SlurmQueue:
     def run(self, start: Sequence[Task], waiting: Sequence[Task]) -> dict[Path, str]:
         """Submits the tasks; follows them to their ends where wait=true."""
         for task in start:
-            if task.run.attempt() == "running" and task.run.silence() > slurm.SILENT:  # the plan found its job gone
+            if task.run.attempt() == "running":  # the plan found its job gone
                 task.run.release()
         if start:
             self._submit(start)
@@ -233,7 +255,7 @@ class SlurmQueue:
                 continue
             for task in list(tasks):
                 state = slurm.corrected(task.run, task.state(), queue)
-                if state in ("running", "queued") or (task.run.job() or {}).get("job") in queue:
+                if state in ("running", "queued") or slurm.queued_job(task.run, queue):
                     continue
                 tasks.remove(task)
                 ends[task.run.folder] = state = slurm.explain(task.run, state)
@@ -241,7 +263,7 @@ class SlurmQueue:
                 print(f"{state}  {task.label}", flush=True)
             if limit and failures >= limit and tasks:
                 print(f"fail_fast={limit}: the rest is cancelled", file=sys.stderr)
-                slurm.cancel_jobs([job["job"] for task in tasks if (job := task.run.job()) and job["job"] in queue])
+                slurm.cancel_jobs([job for task in tasks if (job := slurm.queued_job(task.run, queue))])
                 limit = 0
         return ends
 

@@ -6,6 +6,7 @@ runs/<method>-<model>-<data>-<id>/
     metrics.jsonl     a line an epoch, flushed to disk
     checkpoint.pt     written aside, then renamed
     result.json       last of all: its presence means done
+    again.knn         an order to begin again, until its job begins
     error.txt         the traceback of a failure
     provenance.json   commit, versions, hardware; git.diff beside it
 """
@@ -150,8 +151,21 @@ class Run:
         write_atomic(self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 
     def state(self) -> str:
-        """done, or what `attempt` says."""
-        return "done" if os.path.exists(self._path("result.json")) else self.attempt()
+        """done where there is a result, and no order to train again; else how the last attempt stands."""
+        done = os.path.exists(self._path("result.json")) and not self.order("knn").exists()
+        return "done" if done else self.unfinished()
+
+    def unfinished(self) -> str:
+        """`attempt`, for who knows that something is left to do: pending where the last attempt did its part."""
+        state = self.attempt()
+        return "pending" if state == "done" else state
+
+    def order(self, metric: str) -> Path:
+        """The file that stands for a launcher's order to begin again what gives this metric: knn, linear, linear_cached.
+
+        Until its job begins, the order costs nothing of what is there, and whoever takes the job up obeys it once.
+        """
+        return self.folder / f"again.{metric}"
 
     def attempt(self) -> str:
         """How the last attempt stands.
@@ -208,10 +222,11 @@ class Run:
                 return file.read().decode(errors="replace").splitlines()[-n:]
         return []
 
-    def clear(self) -> None:
-        """Removes what earlier attempts left, the claim apart."""
-        for path in self.folder.iterdir() if self.folder.exists() else ():
-            if not path.name.startswith("claim"):
+    def clear(self, *kept: str) -> None:
+        """Removes what earlier attempts left, the claim and the files of these names apart."""
+        orders = sorted(self.folder.glob("again.*"))  # last, so that a clearing cut short is done again
+        for path in [*(path for path in self.folder.iterdir() if path not in orders), *orders]:
+            if not path.name.startswith("claim") and path.name not in kept:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     @contextlib.contextmanager

@@ -76,6 +76,12 @@ def queued(runs: Iterable[Run]) -> dict[str, dict[str, str]]:
     return slurm_jobs() if submitted and shutil.which("squeue") else {}
 
 
+def queued_job(run: Run, queue: Mapping[str, object]) -> str | None:
+    """The run's job where it is in SLURM's queue; the id of a local job is a process's and means nothing there."""
+    job = run.job() or {}
+    return job["job"] if job.get("queue") == "slurm" and job["job"] in queue else None
+
+
 def corrected(run: Run, state: str, queue: Mapping[str, Mapping[str, str]]) -> str:
     """A state read off the disk, put right by SLURM's queue: that knows of a dead job before its heartbeat is stale.
 
@@ -84,14 +90,15 @@ def corrected(run: Run, state: str, queue: Mapping[str, Mapping[str, str]]) -> s
     """
     if state == "done":
         return state
-    holder, job = run.holder() or {}, run.job() or {}
+    holder = run.holder() or {}
     if state == "running" and holder.get("queue") == "slurm" and shutil.which("squeue"):
         entry = queue.get(holder["job"])
         if entry is None:
             end = slurm_end(holder["job"])
             return "killed" if end in ENDED or (end is None and run.silence() > SILENT) else state
         return "queued" if entry["state"] == "PENDING" else state
-    if state != "running" and (entry := queue.get(job.get("job", ""))):
+    if state != "running" and (known := queued_job(run, queue)):
+        entry = queue[known]
         return "queued" if entry["state"] == "PENDING" else entry["state"].lower()
     return state
 

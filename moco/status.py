@@ -89,14 +89,23 @@ def watch(look: Any, seconds: float) -> None:
         return
 
 
+def _terminate(pid: int) -> bool:
+    """Whether there was a process to send SIGTERM to: it may have ended since it was looked at."""
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def cancel(runs: Sequence[Run], launchers: Sequence[int]) -> list[str]:
     """Stops launchers and running jobs, checkpoints saved, and takes queued jobs out; says what it did."""
     said = []
     for pid in launchers:
-        os.kill(pid, signal.SIGTERM)
-        said.append(f"launcher {pid} told to stop its jobs")
+        if _terminate(pid):
+            said.append(f"launcher {pid} told to stop its jobs")
     queue = slurm.queued(runs)
-    jobs = [job["job"] for run in runs if (job := run.job()) and job["job"] in queue]
+    jobs = [job for run in runs if (job := slurm.queued_job(run, queue))]
     slurm.cancel_jobs(jobs)
     said += [f"SLURM job {job} cancelled" for job in jobs]
     for run in runs:
@@ -104,8 +113,8 @@ def cancel(runs: Sequence[Run], launchers: Sequence[int]) -> list[str]:
         if run.attempt() != "running" or holder.get("job") in jobs:
             continue
         if holder["machine"] == machine():
-            os.kill(holder["pid"], signal.SIGTERM)
-            said.append(f"{run.folder.name}: process {holder['pid']} told to save and stop")
+            if _terminate(holder["pid"]):
+                said.append(f"{run.folder.name}: process {holder['pid']} told to save and stop")
         else:
             said.append(f"{run.folder.name} runs as process {holder['pid']} on {holder['host']}: cancel it from there")
     return said

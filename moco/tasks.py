@@ -29,40 +29,63 @@ class Task:
         """The label of a training that tells it from the others; empty where there is none."""
         return self.label if self.what == "train" and self.label != self.run.folder.name else ""
 
-    def state(self) -> str:
-        """As Run.state; a linear evaluation is done when its numbers have joined the result."""
-        if self.what == "train":
-            return self.run.state()
-        if f"{LABELS[self.arguments['probe']['name']]}/top1" in (self.run.result or {}):
-            return "done"
-        state = self.run.attempt()
-        return "pending" if state == "done" else state
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that it gives: knn, linear, linear_cached. A training with linear_eval=true gives two."""
+        probed = self.what != "train" or self.arguments.get("linear_eval")
+        return ["knn"] * (self.what == "train") + [LABELS[self.arguments["probe"]["name"]]] * bool(probed)
 
-    def freeze(self) -> None:
-        """Makes the folder with the configuration that the job will run, and forgets an earlier failure."""
+    def state(self) -> str:
+        """done where all its metrics are in the result and none is ordered again; else how the last attempt stands."""
+        result = self.run.result or {}
+        done = all(f"{metric}/top1" in result and not self.run.order(metric).exists() for metric in self.metrics)
+        return "done" if done else self.run.unfinished()
+
+    def freeze(self, again: bool = False) -> None:
+        """Makes the folder with the configuration that the job will run, and forgets an earlier failure.
+
+        Args:
+            again: order what is done to be done again.
+        """
         self.run.folder.mkdir(parents=True, exist_ok=True)
         if self.what == "train":
             self.run.write_config(self.arguments)
         (self.run.folder / "error.txt").unlink(missing_ok=True)
+        if again:
+            self.run.order(self.metrics[0]).touch()
 
-    def job(self, sweep: str, launcher: tuple[int, str | None] | None = None, slot: str | None = None) -> "Job":
-        """What the queue carries to where it runs."""
-        return Job(self, sweep, launcher, slot)
+    def withdraw(self) -> None:
+        """Takes back the order to do it again, where its job has not begun."""
+        self.run.order(self.metrics[0]).unlink(missing_ok=True)
+
+    def job(self, sweep: str, **place: Any) -> "Job":
+        """What the queue carries to where it runs; `place` as Job takes it."""
+        return Job(self, sweep, **place)
 
     def value(self) -> float | None:
         """The sweeper's objective, where there is one: kNN top-1, or linear top-1."""
-        name = "knn" if self.what == "train" else LABELS[self.arguments["probe"]["name"]]
-        return (self.run.result or {}).get(f"{name}/top1")
+        return (self.run.result or {}).get(f"{self.metrics[0]}/top1")
 
 
 class Job:
-    """What submitit carries to where it runs: the folder and what to do in it."""
+    """What submitit carries to where it runs: the folder and what to do in it.
 
-    def __init__(self, task: Task, sweep: str, launcher: tuple[int, str | None] | None = None, slot: str | None = None):
+    Args:
+        launcher: process id and birth of the launcher that the job ends with.
+        slot: the name of its place on this machine.
+        gpu: what CUDA_VISIBLE_DEVICES is to name; None leaves it.
+    """
+
+    def __init__(
+        self, task: Task, sweep: str, launcher: tuple[int, str | None] | None = None, slot: str | None = None,
+        gpu: str | None = None,
+    ):  # fmt: skip
         self.folder, self.what, self.arguments = str(task.run.folder), task.what, task.arguments
-        self.sweep, self.launcher, self.slot, self.label = sweep, launcher, slot, task.varies
+        self.sweep, self.launcher, self.slot, self.gpu, self.label = sweep, launcher, slot, gpu, task.varies
 
     def __call__(self) -> None:
+        if self.gpu is not None:  # here, as submitit takes indices alone, and CUDA's names of cards are longer
+            os.environ["CUDA_VISIBLE_DEVICES"] = self.gpu
         if self.launcher:
             _stop_with(*self.launcher)
         try:
@@ -86,7 +109,7 @@ class Job:
             if self.what == "train":
                 jobs.train(run.config, run, **details)
             else:
-                arguments = {key: self.arguments[key] for key in ("probe", "tracker", "device", "seed", "rerun")}
+                arguments = {key: self.arguments[key] for key in ("probe", "tracker", "device", "seed")}
                 jobs.linear_eval(run, **arguments, **details)
         except (Held, Stopped):
             raise
@@ -107,6 +130,8 @@ def _stop_with(pid: int, birth: str | None) -> None:
     def watch() -> None:
         while born(pid) == birth:
             time.sleep(1)
-        os.kill(os.getpid(), signal.SIGTERM)
+        while True:  # until it is heard: a process that is still loading torch does not listen yet
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from moco.claims import Claim, Stopped
 from moco.errors import UserError
+from moco.files import replacing
 from moco.progress import SHOW_EVERY, Progress
 from moco.runs import Run
 from moco.seeding import step_seed
@@ -57,9 +58,14 @@ class State:
         self, run: Run, method: nn.Module, optimizer: torch.optim.Optimizer, per_epoch: int, device: torch.device
     ):
         self.run, self.method, self.optimizer = run, method, optimizer
-        self.step, self.seconds = 0, 0.0
+        self.step, self._began = 0, time.monotonic()
         self.best: dict[str, float] = {}
         self.losses = torch.zeros(per_epoch, device=device)  # of this epoch's steps
+
+    @property
+    def seconds(self) -> float:
+        """Of training with its evaluations and checkpoints, earlier attempts included."""
+        return time.monotonic() - self._began
 
     def save(self) -> None:
         """Writes the checkpoint aside and renames it.
@@ -87,7 +93,8 @@ class State:
             self.method.load_state_dict(content["method"])
             self.optimizer.load_state_dict(content["optimizer"])
             self.losses.copy_(content["losses"])
-            self.step, self.seconds, self.best = content["step"], content["seconds"], content["best"]
+            self.step, self.best = content["step"], content["best"]
+            self._began = time.monotonic() - content["seconds"]
         except (RuntimeError, ValueError, KeyError) as error:
             reason = str(error).replace("\n", " ")[:160]
             raise UserError(
@@ -114,19 +121,15 @@ def save_atomic(content: Mapping[str, Any], path: Path) -> None:
     Raises:
         UserError: it cannot be written; the file that was there stays.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(aside, "wb") as file:
+        with replacing(path) as aside, open(aside, "wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"{path} cannot be written ({error}): free some space and start again, which goes on from the last checkpoint"
         ) from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -183,7 +186,6 @@ def fit(
     run.rewind_metrics(state.step // per_epoch)
     tracker.catch_up(run.metrics())
     bar = Progress("training", steps, state.step)
-    before = state.seconds
     started = saved = shown = time.monotonic()
     order = epoch_order(len(images), cfg["seed"], state.step // per_epoch, images.device)
     method.train()
@@ -206,7 +208,6 @@ def fit(
         state.losses[i] = loss.detach()
         state.step += 1
         now = time.monotonic()
-        state.seconds = before + now - started
 
         if now - shown >= SHOW_EVERY:
             shown = now

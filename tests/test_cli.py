@@ -65,6 +65,10 @@ def test_status_logs_and_export(trained: Path) -> None:
     assert "is done: kNN" in logs.stdout
     exported = python("-m", "moco", "export", name, "--to", "safetensors", cwd=trained)
     assert exported.returncode == 0 and (trained / f"{name}.safetensors").exists(), exported.stderr
+    for words in (["export", name, "--out", "nowhere/x.pth"], ["table", "--into", "nowhere/table.md"]):
+        refused = python("-m", "moco", *words, cwd=trained)
+        assert refused.returncode == 1 and refused.stderr.startswith("error: nowhere/"), refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
     code = exported.stdout.partition("\n\n")[2]
     assert python("-c", code, cwd=trained, PYTHONPATH=str(ROOT)).returncode == 0
 

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from common import ENVIRONMENT, METHODS, ROOT, TINY, python
 
-from moco import launching, sweeps
+from moco import launching, queues, slurm, sweeps
 from moco.errors import UserError
 from moco.queues import LocalQueue
+from moco.runs import Run
+from moco.tasks import Task
 
 Sweep = Callable[..., subprocess.Popen[str]]
 TRAIN = str(ROOT / "train.py")
@@ -69,9 +72,15 @@ def overlap(spans: list[tuple[float, float]]) -> int:
     return most
 
 
-def test_eight_points_on_two_slots(tmp_path: Path) -> None:
-    answer = python(TRAIN, "-m", *SHORT, "seed=range(8)", "hydra.launcher.devices=[4,6]", cwd=tmp_path)
-    assert answer.returncode == 0, answer.stdout + answer.stderr
+def test_eight_points_on_two_slots(tmp_path: Path, sweep: Sweep) -> None:
+    """The first is held still until the other slot has a point too, so that on no machine it is done before."""
+    launcher = sweep(*SHORT, "seed=range(8)", "epochs=8", "hydra.launcher.devices=[4,6]")
+    first = wait_for(lambda: [c for c in claims(tmp_path) if not c["ended"]])[0]
+    os.kill(first["pid"], signal.SIGSTOP)
+    wait_for(lambda: {c["slot"] for c in claims(tmp_path)} == {"4.0", "6.0"})
+    os.kill(first["pid"], signal.SIGCONT)
+    output = launcher.communicate(timeout=600)[0]
+    assert launcher.returncode == 0, output
     held = claims(tmp_path)
     assert len(held) == 8 and {c["ended"] for c in held} == {"done"}
     assert overlap([(c["started"], c["finished"]) for c in held]) == 2
@@ -253,6 +262,72 @@ def test_equal_points_share_a_task(tiny: Callable[..., dict[str, Any]]) -> None:
         launching.preflight([*points, ("d", broken)])
 
 
+def test_an_order_to_stop_reaches_jobs_that_still_load_torch(tmp_path: Path, sweep: Sweep) -> None:
+    launcher = sweep(*LONG, "seed=0,1", "hydra.launcher.devices=cpu", "hydra.launcher.jobs_per_device=2")
+    wait_for(lambda: len(list(tmp_path.glob("runs/*/job.json"))) == 2)
+    assert not claims(tmp_path)
+    launcher.send_signal(signal.SIGTERM)
+    output = launcher.communicate(timeout=300)[0]
+    assert launcher.returncode == 75, output
+    assert not list(tmp_path.glob("runs/*/result.json"))
+    assert {c["ended"] for c in claims(tmp_path)} <= {"stopped"}
+
+
+def test_what_is_refused_takes_back_the_order_to_begin_again(
+    tmp_path: Path, tiny: Callable[..., dict[str, Any]], finish: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusing:
+        def run(self, start: list[Any], waiting: list[Any]) -> Any:
+            assert [task.state() for task in start] == ["pending"] * 2
+            raise UserError("sbatch refused")
+
+    finish(*METHODS["moco"], *TINY, "seed=0"), finish(*METHODS["moco"], *TINY, "seed=1")
+    points = [(f"seed={seed}", lambda seed=seed: tiny("moco", f"seed={seed}")) for seed in (0, 1)]
+    tasks = launching.preflight(points)
+    assert [task.state() for task in tasks] == ["done"] * 2
+    monkeypatch.setattr(queues, "make", lambda options, sweep: Refusing())
+    with pytest.raises(UserError, match="sbatch refused"):
+        launching.launch(tasks, {"dry_run": False}, sweeps.Sweep(tmp_path / "runs", "s"), rerun=True)
+    assert [task.state() for task in tasks] == ["done"] * 2
+
+
+def test_linear_evaluations_of_one_run_that_differ_are_refused(
+    tiny: Callable[..., dict[str, Any]], finish: Callable[..., Path]
+) -> None:
+    run = Run(finish(*METHODS["moco"], *TINY))
+    tasks = [Task(run, "linear_eval", {"probe": tiny()["probe"], "seed": seed}) for seed in (0, 0, 1)]
+    assert len(launching.unique(tasks[:2])) == 1
+    with pytest.raises(UserError, match=f"{run.folder.name} that differ: start one after the other"):
+        launching.unique(tasks)
+
+
+def test_a_local_jobs_id_is_not_looked_for_in_slurms_queue(finish: Callable[..., Path]) -> None:
+    run = Run(finish(*METHODS["moco"], *TINY))
+    for queue, found in (("local", None), ("slurm", "77")):
+        run.note_job("77", "log", queue, "s")
+        assert slurm.queued_job(run, {"77": {"state": "PENDING"}}) == found
+
+
+@pytest.mark.parametrize(
+    ("listed", "names"),
+    [("0,2", ["0", "2"]), ("GPU-5a1f,MIG-77", ["GPU-5a1f", "MIG-77"]), ("", []), ("-1", []), ("3,-1,4", ["3"])],
+)
+def test_gpus_are_those_that_the_environment_names(listed: str, names: list[str], monkeypatch: Any) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
+    assert queues.chosen_gpus("auto") == names and queues.chosen_gpus("cpu") == []
+    assert queues.chosen_gpus([1, "MIG-77"]) == ["1", "MIG-77"]
+    with pytest.raises(UserError, match="devices=0 should be auto, cpu or a list"):
+        queues.chosen_gpus(0)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_an_error_and_not_a_cpu(tmp_path: Path) -> None:
+    words = [*SHORT, "device=auto", "seed=0,1", "hydra.launcher.devices=[GPU-5a1f]"]
+    answer = python(TRAIN, "-m", *words, cwd=tmp_path)
+    assert answer.returncode == 1 and not list(tmp_path.glob("runs/*/result.json"))
+    assert answer.stderr.count("CUDA_VISIBLE_DEVICES=GPU-5a1f names a GPU that is not to be had") == 2
+
+
 def test_local_slots_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(12)))
     given = {"cpus_per_task": None, "jobs_per_device": None, "devices": "cpu"}
@@ -262,3 +337,6 @@ def test_local_slots_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ):  # fmt: skip
         queue = LocalQueue({**given, **changes}, sweeps.Sweep(tmp_path, "s"))
         assert (len(queue.slots), queue.threads) == (slots, threads)
+    for name in ("jobs_per_device", "cpus_per_task"):
+        with pytest.raises(UserError, match=f"hydra.launcher.{name}=-1 should be a whole number of at least 1"):
+            LocalQueue({**given, name: -1}, sweeps.Sweep(tmp_path, "s"))

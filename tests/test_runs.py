@@ -99,10 +99,12 @@ def test_holder_on_another_machine_is_judged_by_its_heartbeat(run: Run) -> None:
 
 def test_requeued_job_takes_its_own_claim_over(run: Run) -> None:
     other = {"token": "x", "machine": "elsewhere", "host": "n7", "pid": 1, "born": "1", "ended": None, "job": "12_3"}
-    (run.folder / "claim.json").write_text(json.dumps(other))
-    with pytest.raises(Held), run.claim(job="12_4"):
-        pass
-    with run.claim(job="12_3"):
+    for queue in ("slurm", "local"):  # a local job's id is a process's, which another container may have too
+        (run.folder / "claim.json").write_text(json.dumps(other | {"queue": queue}))
+        with pytest.raises(Held), run.claim(job="12_3" if queue == "local" else "12_4", queue=queue):
+            pass
+    (run.folder / "claim.json").write_text(json.dumps(other | {"queue": "slurm"}))
+    with run.claim(job="12_3", queue="slurm"):
         assert run.holder()["pid"] == os.getpid()
 
 

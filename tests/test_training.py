@@ -1,5 +1,6 @@
 """The loop and the checkpoint: a resumed run is the run that was not interrupted, and what goes wrong loses nothing."""
 
+import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from moco.building import Parts
 from moco.claims import Stopped
 from moco.errors import UserError
 from moco.runs import Run
+from moco.tasks import Task
 
 Make = Callable[..., dict[str, Any]]
 PER_EPOCH = 1437 // 64
@@ -118,6 +120,53 @@ def test_done_run_is_not_trained_again_unless_asked(
     assert "is done: kNN" in capsys.readouterr().out
     assert jobs.train(tiny("moco", "rerun=true")) == value
     assert run.checkpoint.stat().st_mtime_ns > first and run.config["rerun"] is False
+
+
+def test_ordered_again_it_begins_anew_once_and_until_then_nothing_is_lost(
+    tiny: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = jobs.train(tiny())
+    task = Task(only(tiny()), "train", tiny())
+    assert task.state() == "done"
+    task.freeze(again=True)
+    assert task.state() == task.run.state() == "pending" and task.run.result["knn/top1"] == value
+    task.withdraw()
+    assert task.state() == "done"
+    task.freeze(again=True)
+    with monkeypatch.context() as patch:
+        stop_at(patch, PER_EPOCH + 3)
+        with pytest.raises(Stopped):
+            task.job("sweep").work(job="7")
+    assert task.state() == "stopped" and task.run.result is None
+    task.job("sweep").work(job="7")  # queued again, it goes on
+    assert task.state() == "done" and task.run.result["knn/top1"] == value
+    assert len(json.loads((task.run.folder / "provenance.json").read_text())) == 2
+    (task.run.folder / "result.json").unlink()
+    assert task.state() == "pending"
+
+
+def test_linear_evaluation_ordered_again_begins_anew_once(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs.train(tiny())
+    cfg = tiny("moco", "probe.epochs=3", "probe.batch_size=500", "linear_eval=true")  # three steps an epoch
+    train, probe = (Task(only(tiny()), what, cfg) for what in ("train", "linear_eval"))
+    assert train.state() == probe.state() == "pending" and train.run.state() == "done"
+    train.freeze()
+    train.job("sweep").work()
+    assert train.state() == probe.state() == "done"
+    value = train.run.result["linear/top1"]
+    probe.freeze(again=True)
+    assert train.state() == probe.state() == "pending" and train.run.state() == "done"
+    with monkeypatch.context() as patch:
+        stop_at(patch, 4, of=evaluation)
+        with pytest.raises(Stopped):
+            probe.job("sweep").work()
+    assert probe.state() == "stopped" and "linear/top1" not in probe.run.result
+    drawn = []
+    draw = evaluation.step_seed
+    monkeypatch.setattr(evaluation, "step_seed", lambda *of: drawn.append(of[1:]) or draw(*of))
+    probe.job("sweep").work()
+    assert probe.state() == "done" and probe.value() == value
+    assert [step for stream, step in drawn if stream == "probe step"] == [*range(5, 9)]
 
 
 def test_rerun_forgets_an_unfinished_attempt(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,6 +322,13 @@ def test_linear_evaluation_joins_the_result_and_leaves_the_backbone_alone(protoc
     arguments = {key: cfg[key] for key in ("probe", "tracker", "device", "seed")}
     assert jobs.linear_eval(run, **arguments, rerun=True)[f"{name}/top1"] == value
     assert run.checkpoint.read_bytes() == before
+
+
+@pytest.mark.parametrize("words", [[], ["augment.eval_size=12"], ["augment.size=6", "augment.eval_size=12"]])
+def test_views_of_linear_evaluation_are_as_large_as_the_images_it_is_tested_on(words: list[str], tiny: Make) -> None:
+    parts = Parts(tiny("moco", *words), "cpu")
+    images = parts.data.train_images[:4]
+    assert parts.probe_views()(images).shape == parts.views().clean(images).shape
 
 
 def test_validation_holds_training_images_out(tiny: Make) -> None:
