@@ -86,6 +86,8 @@ def _lines(members: Sequence[Entry], extra: Sequence[str]) -> list[Line]:
             continue
         results, part = [result for _, result in scored], "" if prefix == "knn" else "_backbone"
         probe = results[0].get("probes", {}).get(PROBES[prefix], {}) if part else {}
+        if part:
+            _warn_of_mixture(protocol, scored, PROBES[prefix])
         head = probe.get("params_classifier", 0)
         row: Row = {"Protocol": protocol}
         row |= {COLUMNS[key]: flat.get(key) for key in ("method.name", "model.name", "data.name")}
@@ -98,6 +100,15 @@ def _lines(members: Sequence[Entry], extra: Sequence[str]) -> list[Line]:
         row |= {"Best": spread(best) if best else None, "path": " ".join(run.folder.name for run, _ in scored)}
         lines.append(Line(row, flat, _published(members, protocol, row)))
     return lines
+
+
+def _warn_of_mixture(protocol: str, scored: Sequence[tuple[Run, Mapping[str, Any]]], name: str) -> None:
+    """Says where seeds in one row were evaluated with different settings of the probe, which are no setting of the run."""
+    probes = [result.get("probes", {}).get(name, {}) for _, result in scored]
+    keys = [key for key in ("epochs", "batch_size", "lr", "weight_decay") if len({p.get(key) for p in probes}) > 1]
+    if keys:
+        told = ", ".join(f"{run.id} {key}={p.get(key)}" for key in keys for (run, _), p in zip(scored, probes))
+        print(f"warning: one row of {protocol} mixes probes: {told} (rerun=true evaluates again)", file=sys.stderr)
 
 
 def _published(members: Sequence[Entry], protocol: str, like: Row) -> Row | None:
@@ -126,6 +137,8 @@ def _column(name: str, lines: Sequence[Line]) -> str:
     Raises:
         UserError: there is none; names the columns.
     """
+    if name == "seed":
+        raise UserError("there is no column seed: a row is all seeds of a configuration; name runs by their ids")
     shown = {column.lower(): column for column in lines[0].row}
     known = {key for line in lines for key in line.flat}
     for candidate in (name, f"{name}.name"):

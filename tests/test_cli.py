@@ -87,6 +87,12 @@ def test_status_logs_and_export(trained: Path) -> None:
         (["data=image_folder", "data.root=nowhere"], "data.root=nowhere has no folder train/"),
         (["data=digits", "+augment.blurr=1"], "unknown key augment.blurr: did you mean augment.blur?"),
         (["data=digits", "batch_size=60"], "splits=8"),
+        (["m=0"], "m=0 is no queue"),
+        (["augment.crop=[0.5,0.2]"], "augment.crop=[0.5, 0.2] should be [least, largest]"),
+        (["augment.blur_sigma=[2,1]"], "augment.blur_sigma=[2.0, 1.0] should be [least, largest]"),
+        (["augment.jitter=[0.4,0.4,0.4,0.7]"], "hue at most 0.5"),
+        (["method.hidden_dim=64"], "method.hidden_dim and method.head_norm are of a hidden layer"),
+        (["schedule.warmup_epochs=200"], "schedule.warmup_epochs=200.0 leaves nothing of epochs=200"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_writes_nothing(words: list[str], message: str, tmp_path: Path) -> None:
@@ -109,6 +115,14 @@ def test_help_loads_no_torch_and_explains_the_keys(tmp_path: Path) -> None:
     )
     answer = python("-c", code, cwd=tmp_path)
     assert "loaded []" in answer.stdout and "m=4096" in answer.stdout and "negatives: queue size" in answer.stdout
+    for words in (
+        ["-m", "temperature=0.1,0.2"],
+        ["nothing=1"],
+        ["method=none"],
+    ):  # wrong or many: the help all the same
+        answer = python(TRAIN, *words, "--help", cwd=tmp_path)
+        assert answer.returncode == (words == ["nothing=1"]) and "Traceback" not in answer.stderr
+        assert "m=4096" in answer.stdout or "unknown key nothing" in answer.stderr
     simclr = python(TRAIN, "method=simclr", "--help", cwd=tmp_path)
     assert "temperature=0.5" in simclr.stdout and "m=null" in simclr.stdout
 

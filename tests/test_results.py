@@ -83,6 +83,20 @@ def test_a_linear_row_counts_the_seeds_that_have_one(finish):
     assert sorted(linear["path"].split()) == sorted(folder.name for folder in probed)
 
 
+def test_seeds_that_were_probed_differently_are_pointed_out(finish, rows, capsys):
+    for seed, epochs in ((0, 100), (1, 10)):
+        path = finish(f"seed={seed}", linear=60.0 + seed) / "result.json"
+        result = json.loads(path.read_text())
+        result["probes"]["augmented"] |= {"epochs": epochs, "lr": 1e-3, "seed": seed}
+        path.write_text(json.dumps(result))
+    assert rows()[1]["Top-1"]["mean"] == 60.5
+    [line] = capsys.readouterr().err.splitlines()
+    assert (
+        line.startswith("warning: one row of Linear mixes probes: ") and "epochs=100" in line and "epochs=10 " in line
+    )
+    assert "lr=" not in line and "seed=" not in line
+
+
 def test_the_published_row_stands_beside_ours(finish, rows):
     finish("recipe=simclr_seed", top1=88.0, linear=91.0, linear_cached=90.0)
     found = rows()

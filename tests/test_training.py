@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from moco import evaluation, jobs, training
-from moco.building import Parts
+from moco import augment, evaluation, jobs, training
+from moco.building import Parts, knn_evaluation
 from moco.claims import Stopped
 from moco.errors import UserError
 from moco.runs import Run
@@ -390,6 +390,25 @@ class Waits(TorchDispatchMode):
         if str(function).startswith(self.NAMES):
             self.found.append(str(function))
         return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", ["moco", "simclr", "npid"])
+def test_nothing_is_made_on_another_device_than_the_images(method: str, tiny: Make) -> None:
+    """What would fail on a GPU alone: tensors made without a word about their device are put where they cannot be used."""
+    every_view = ["augment.gray=0.2", "augment.blur=0.5", "augment.solarize=0.2", "augment.jitter=[0.4,0.4,0.4,0.1]"]
+    cfg = tiny(method, *every_view, *(["method.symmetric=true", "method.momentum_end=1.0"] if method == "moco" else []))
+    parts = Parts(cfg, "cpu")
+    model, optimizer, _ = jobs._trainable(cfg, parts)
+    images, index = parts.data.train_images[:64], torch.arange(64)
+    augment.constant.cache_clear()
+    with torch.device("meta"):
+        views, probe_views = parts.views(), parts.probe_views()
+        loss = model(views(images), views(images) if model.views == 2 else None, index)
+        loss.backward()
+        optimizer.step()
+        scores = knn_evaluation(cfg, parts, model, views)()
+        probed = probe_views(images)
+    assert loss.device.type == probed.device.type == "cpu" and 0 <= scores["knn/top1"] <= 100
 
 
 @pytest.mark.parametrize("method", ["moco", "simclr", "npid"])
