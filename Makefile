@@ -18,7 +18,6 @@ lint: .venv/installed-dev
 	$(BIN)/mypy
 
 bench: .venv/installed-dev
-	$(BIN)/pip install --quiet "hydra-submitit-launcher>=1.2"
 	$(BIN)/python benchmarks/compare.py
 
 .venv/bin/python:

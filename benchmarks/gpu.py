@@ -280,7 +280,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tiny", action="store_true", help="the same path on the CPU, in fp32, nothing compiled")
     parser.add_argument("--seconds", type=float, help="of each measurement (2; --tiny: 0.05)")
     parser.add_argument("--minutes", type=float, default=8, help="what cannot begin in time is left out")
-    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="what has this in its name")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help="what has this in its name; all of several"
+    )
     parser.add_argument("--batch", type=int, help="images in a step (512; --tiny: 16)")
     parser.add_argument("--data", metavar="FILE", help="what torch.save made of the vars of a moco.data.Dataset")
     return parser.parse_args()

@@ -1,6 +1,6 @@
 """What a launcher costs: 20 points of no work by this project's launcher and by hydra-submitit-launcher.
 
-    pip install hydra-submitit-launcher
+    pip install -e .[dev]                         # brings hydra-submitit-launcher
     python benchmarks/overhead.py local           # two jobs at a time here, all twenty at once there, as each does
     python benchmarks/overhead.py slurm           # on the private cluster of the tests (Debian: slurm-wlm munge, as root)
 
@@ -105,5 +105,7 @@ if __name__ == "__main__":
 
         with tempfile.TemporaryDirectory() as shared, Cluster(Path(shared) / "slurm") as cluster:
             print(json.dumps(compare("slurm", {**cluster.env, "SHARED": shared}), indent=1))
-    else:
+    elif sys.argv[1:] == ["local"]:
         print(json.dumps(compare("local", dict(os.environ)), indent=1))
+    else:
+        sys.exit(f"error: give local or slurm\n\n{__doc__}")

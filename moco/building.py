@@ -125,15 +125,14 @@ def knn_evaluation(cfg: Mapping[str, Any], parts: Parts, method: Any, views: Any
     return evaluate
 
 
-def load_encoder(run: Run, cfg: Mapping[str, Any]) -> Any:
-    """The run's backbone on the CPU, loaded strictly from its checkpoint.
+def load_encoder(run: Run, encoder: Any) -> Any:
+    """The backbone with the weights of the run's checkpoint, loaded strictly.
 
     Raises:
         UserError: no checkpoint, a damaged one, or one of another shape.
     """
     from moco.training import load_checkpoint
 
-    encoder = build(cfg["model"])
     content = load_checkpoint(run.checkpoint)["method"]
     prefix = "encoder."
     weights = {key[len(prefix) :]: value for key, value in content.items() if key.startswith(prefix)}

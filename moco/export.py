@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from moco.building import load_encoder
+from moco.config import build
 from moco.errors import UserError
 from moco.files import replacing
 from moco.runs import Run
@@ -22,7 +23,7 @@ def export(run: Run, form: str, out: Path | None) -> tuple[Path, str]:
     if run.result is None:
         raise UserError(f"{run.folder} is {run.state()}, not done: train it to its end first")
     cfg = run.config
-    weights = {key: value.contiguous() for key, value in load_encoder(run, cfg).state_dict().items()}
+    weights = {key: value.contiguous() for key, value in load_encoder(run, build(cfg["model"])).state_dict().items()}
     path = out or Path(f"{run.folder.name}.{'safetensors' if form == 'safetensors' else 'pth'}")
     if form == "safetensors":
         try:

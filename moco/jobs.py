@@ -175,8 +175,7 @@ def linear_eval(
 
     with Signals() as signals:
         parts = Parts(cfg, device)
-        parts.encoder.load_state_dict(load_encoder(run, cfg).state_dict())
-        parts.encoder.to(parts.device)
+        load_encoder(run, parts.encoder).to(parts.device)
         with run.claim(what="linear_eval", device=str(parts.device), **details) as claim:
             result = run.result or result  # another process may have added to it meanwhile
             if rerun:

@@ -47,11 +47,12 @@ def write(runs_dir: Path | str, names: Sequence[str], out: Path) -> list[str]:
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
+    unfinished = _unfinished(entries, stands)
     page = environment.get_template("report.html.j2").render(
         title=", ".join(names) or f"All runs in {Path(runs_dir).name}", answer=answer, plotly=get_plotlyjs(),
         counts=f"{len(runs)} runs: {state_counts(stands)}", when=datetime.datetime.now().strftime("%d %b %Y, %H:%M"),
-        shared=panels.shared([c.flat for c in found], keys), unfinished=_unfinished(entries, stands)[:NAMED],
-        more=max(0, len(_unfinished(entries, stands)) - NAMED),
+        shared=panels.shared([c.flat for c in found], keys), unfinished=unfinished[:NAMED],
+        more=max(0, len(unfinished) - NAMED),
         data={"table": _table(found, keys, dict(zip((e.run.folder for e in entries), stands))), "charts": _charts(found)},
     )  # fmt: skip
     write_atomic(out, page)

@@ -80,8 +80,7 @@ class Job:
         self, task: Task, sweep: str, launcher: tuple[int, str | None] | None = None, slot: str | None = None,
         gpu: str | None = None,
     ):  # fmt: skip
-        self.folder, self.what, self.arguments = str(task.run.folder), task.what, task.arguments
-        self.sweep, self.launcher, self.slot, self.gpu, self.label = sweep, launcher, slot, gpu, task.varies
+        self.task, self.sweep, self.launcher, self.slot, self.gpu = task, sweep, launcher, slot, gpu
 
     def __call__(self) -> None:
         if self.gpu is not None:  # here, as submitit takes indices alone, and CUDA's names of cards are longer
@@ -90,26 +89,26 @@ class Job:
             _stop_with(*self.launcher)
         try:
             self.work(
-                sweep=self.sweep, label=self.label, queue=os.environ.get("SUBMITIT_EXECUTOR"), job=slurm.job_id(),
+                sweep=self.sweep, label=self.task.varies, queue=os.environ.get("SUBMITIT_EXECUTOR"), job=slurm.job_id(),
                 slot=self.slot, visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
             )  # fmt: skip
         except Held as held:
             print(held)
         except Stopped as stopped:
             if stopped.why == "SIGUSR2":
-                slurm.requeue(Run(self.folder))
+                slurm.requeue(self.task.run)
             raise
 
     def work(self, **details: Any) -> None:
         """Trains or probes; an error that comes before the run is claimed is recorded like one that comes later."""
         from moco import jobs
 
-        run = Run(self.folder)
+        run = self.task.run
         try:
-            if self.what == "train":
+            if self.task.what == "train":
                 jobs.train(run.config, run, **details)
             else:
-                arguments = {key: self.arguments[key] for key in ("probe", "tracker", "device", "seed")}
+                arguments = {key: self.task.arguments[key] for key in ("probe", "tracker", "device", "seed")}
                 jobs.linear_eval(run, **arguments, **details)
         except (Held, Stopped):
             raise
