@@ -204,8 +204,16 @@ def split_and_plain(splits):
     return holder[0].double(), plain
 
 
+WAYS = {  # a method of SplitBatchNorm, and the groups that it makes of a batch
+    "_one_by_one": lambda n, splits: torch.arange(n).chunk(splits),
+    "_at_once": lambda n, splits: [torch.arange(s, n, splits) for s in range(splits)],
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_split_batch_norm_is_batch_norm_of_each_group(layout):
+def test_split_batch_norm_is_batch_norm_of_each_group(layout, way, monkeypatch):
+    monkeypatch.setattr(SplitBatchNorm, "_one_by_one", getattr(SplitBatchNorm, way))  # what a CPU takes
     splits = 3
     split, plain = split_and_plain(splits)
     assert split.state_dict().keys() == plain.state_dict().keys()
@@ -213,8 +221,8 @@ def test_split_batch_norm_is_batch_norm_of_each_group(layout):
     x_plain, weights = x.detach().clone().requires_grad_(), torch.randn_like(x)
     groups = [copy.deepcopy(plain) for _ in range(splits)]
     expected = torch.empty_like(x)
-    for s, group in enumerate(groups):
-        expected[s::splits] = group(x_plain[s::splits])
+    for group, index in zip(groups, WAYS[way](len(x), splits)):
+        expected[index] = group(x_plain[index])
     out = split(x)
     (out * weights).sum().backward(), (expected * weights).sum().backward()
     assert out.is_contiguous(memory_format=layout) and x.grad.is_contiguous(memory_format=layout)
@@ -228,13 +236,15 @@ def test_split_batch_norm_is_batch_norm_of_each_group(layout):
     assert torch.equal(split.eval()(x), plain.eval()(x))
 
 
-def test_split_batch_norm_of_features():
+@pytest.mark.parametrize("way", WAYS)
+def test_split_batch_norm_of_features(way, monkeypatch):
+    monkeypatch.setattr(SplitBatchNorm, "_one_by_one", getattr(SplitBatchNorm, way))
     split, _ = split_and_plain(2)
     flat, x = nn.BatchNorm1d(6).double(), torch.randn(8, 6).double()
     flat.load_state_dict(split.state_dict())
     out = split(x)
-    for s in range(2):
-        assert torch.allclose(out[s::2], flat(x[s::2]))
+    for index in WAYS[way](len(x), 2):
+        assert torch.allclose(out[index], flat(x[index]))
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

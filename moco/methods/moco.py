@@ -13,11 +13,12 @@ from .heads import projection_head
 
 
 class SplitBatchNorm(_BatchNorm):
-    """BatchNorm that normalises `splits` groups x[s::splits] of a batch apart, as that many devices would.
+    """BatchNorm that normalises `splits` groups of a batch apart, as that many devices would.
 
     Input [B, C] or [B, C, H, W] in either memory layout, which is kept. Running statistics move by the mean of the
     groups' statistics. In evaluation it is BatchNorm, and its state dict is BatchNorm's. B must be a multiple of
-    `splits`. After the CIFAR-10 notebook of the authors' code, https://github.com/facebookresearch/moco.
+    `splits`. After the CIFAR-10 notebook of the authors' code, https://github.com/facebookresearch/moco: there and on a GPU
+    every `splits`-th image is of one group, on a CPU so many in a row, which is the same to a batch in random order.
     """
 
     def __init__(self, num_features: int, splits: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
@@ -32,16 +33,32 @@ class SplitBatchNorm(_BatchNorm):
             return super().forward(x)
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
         assert self.momentum is not None and len(x) % self.splits == 0
-        mean, var = self.running_mean.repeat(self.splits), self.running_var.repeat(self.splits)  # [S*C]
-        weight, bias = self.weight.repeat(self.splits), self.bias.repeat(self.splits)  # [S*C]
-        # Groups become channels. With the channels last, both moves are views of a contiguous batch, and for
-        # channels_last plain copies of runs of C numbers, after which batch_norm still finds its fast layout.
-        y = x.movedim(1, -1).unflatten(0, (-1, self.splits)).movedim(1, -2).flatten(-2)  # [B/S, H, W, S*C]
-        y = F.batch_norm(y.movedim(-1, 1), mean, var, weight, bias, True, self.momentum, self.eps)
-        y = y.movedim(1, -1).unflatten(-1, (self.splits, -1)).movedim(-2, 1).flatten(0, 1)  # [B, H, W, C]
-        self.running_mean.copy_(mean.view(self.splits, -1).mean(0))
-        self.running_var.copy_(var.view(self.splits, -1).mean(0))
+        mean, var = self.running_mean.repeat(self.splits, 1), self.running_var.repeat(self.splits, 1)  # [S, C]
+        y = self._at_once(x, mean, var) if x.is_cuda else self._one_by_one(x, mean, var)
+        self.running_mean.copy_(mean.mean(0))
+        self.running_var.copy_(var.mean(0))
         self.num_batches_tracked.add_(1)
+        return y
+
+    def _one_by_one(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        """On a CPU: a group fits the caches better than the batch, and nothing is moved but the outcome."""
+        momentum = self.momentum or 0.0
+        return torch.cat([
+            F.batch_norm(group, m, v, self.weight, self.bias, True, momentum, self.eps)
+            for group, m, v in zip(x.chunk(self.splits), mean, var)
+        ])  # fmt: skip
+
+    def _at_once(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        """On a GPU: one kernel for all groups, as channels.
+
+        With the channels last, both moves are views of a contiguous batch, and for channels_last plain copies of runs of C
+        numbers, after which batch_norm still finds its fast layout. On a CPU these copies take longer than the rest.
+        """
+        weight, bias = self.weight.repeat(self.splits), self.bias.repeat(self.splits)  # [S*C]
+        y = x.movedim(1, -1).unflatten(0, (-1, self.splits)).movedim(1, -2).flatten(-2)  # [B/S, H, W, S*C]
+        moments = mean.view(-1), var.view(-1)
+        y = F.batch_norm(y.movedim(-1, 1), *moments, weight, bias, True, self.momentum or 0.0, self.eps)
+        y = y.movedim(1, -1).unflatten(-1, (self.splits, -1)).movedim(-2, 1).flatten(0, 1)  # [B, H, W, C]
         return y.movedim(-1, 1)
 
 
