@@ -3,9 +3,9 @@
     python benchmarks/start.py
 
 Each command is a process of its own; the median of five counts. A job is a training of a second; its overhead is its wall
-clock less the training itself and the import of torch with torch._dynamo, which torch's optimizers load at their first step. A
-thousand points are checked and identified by a dry run; Hydra's own composing, which launchers use, is timed on thirty of them.
-Prints JSON.
+clock less the training itself and `import torch`. What torch's optimizers load besides as they are made, torch._dynamo, is in
+it and is shown by itself. A thousand points are checked and identified by a dry run; Hydra's own composing, which launchers
+use, is timed on thirty of them. Prints JSON.
 """
 
 import argparse
@@ -46,15 +46,15 @@ def seconds(cwd: str, *words: str, times: int = 5) -> float:
     return statistics.median(found[1:])
 
 
-def job(cwd: str, imports: float) -> float:
-    """Seconds of a training beside its steps, evaluation and `imports`."""
+def job(cwd: str, torch: float) -> float:
+    """Seconds of a training beside its steps, its evaluation and `import torch`."""
     sys.path.insert(0, str(ROOT))
     from moco.runs import all_runs
 
     wall = seconds(cwd, TRAIN, *TINY, "rerun=true")
     [run] = all_runs(Path(cwd) / "runs")
     assert run.result
-    return wall - run.result["seconds"] - imports
+    return wall - run.result["seconds"] - torch
 
 
 def hydra() -> float:
@@ -81,7 +81,7 @@ if __name__ == "__main__":
             "--help": seconds(folder, TRAIN, "--help"),
             "status": seconds(str(ROOT), "-m", "moco", "status", "--runs-dir", results),
             "preflight of one point": seconds(folder, TRAIN, *DRY, "temperature=0.1"),
-            "job": job(folder, whole),
+            "job": job(folder, torch),
             "1000 points": seconds(folder, TRAIN, *DRY, f"seed=range({POINTS})", times=1),
             "1000 points composed by Hydra": POINTS * hydra(),
         }

@@ -113,11 +113,12 @@ def ours(images: Tensor, batch: int, cfg: dict[str, Any]) -> float:
         parts = Parts(on_images(cfg, images), "cpu")
         method, optimizer, factor = jobs._trainable(cfg, parts)
         with run.claim(what="benchmark") as claim:
-            state = fit(
+            fit(
                 cfg, run, claim, parts.data.train_images, method, optimizer, factor, parts.views(),
                 lambda: {"knn/top1": 0.0}, parts.autocast, NoTracker(), signals,
             )  # fmt: skip
-    return state.step * batch / run.last_metrics()["seconds"]
+        [line] = run.metrics()
+    return line["step"] * batch / line["seconds"]
 
 
 def bare(images: Tensor, batch: int, cfg: dict[str, Any]) -> float:

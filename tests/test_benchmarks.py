@@ -56,6 +56,17 @@ def test_what_got_slower_is_marked() -> None:
     assert shown == ["3.00 2.00 z faster", "1.00 (new) new", "2.00 3.00 x SLOWER", "1.00 1.05 y"]
 
 
+def test_step_and_folders_and_overhead_run_to_their_end(tmp_path: Path) -> None:
+    """Those that can be made small; what they find is of no interest here."""
+    for command, ratio in ((["step.py", "--tiny"], "as reference"), (["folders.py", "20"], "table as a plain loop")):
+        done = python(str(ROOT / "benchmarks" / command[0]), *command[1:], cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert any(ratio in name and value > 0 for name, value in ratios(json.loads(done.stdout)))
+    words = ["--as=ours", "-m", "seed=0,1", "hydra.launcher.devices=cpu"]
+    done = python(str(ROOT / "benchmarks" / "overhead.py"), *words, cwd=tmp_path)
+    assert done.returncode == 0 and len(list(tmp_path.glob("runs/*/result.json"))) == 2, done.stdout + done.stderr
+
+
 def figures(value: Any) -> Iterator[float]:
     """All numbers in what a benchmark printed."""
     if isinstance(value, dict | list):
