@@ -223,10 +223,10 @@ class Run:
         return []
 
     def clear(self, *kept: str) -> None:
-        """Removes what earlier attempts left, the claim and the files of these names apart."""
+        """Removes what earlier attempts left; the claim, the configuration and the files of these names stay."""
         orders = sorted(self.folder.glob("again.*"))  # last, so that a clearing cut short is done again
         for path in [*(path for path in self.folder.iterdir() if path not in orders), *orders]:
-            if not path.name.startswith("claim") and path.name not in kept:
+            if not path.name.startswith(("claim", "config.yaml")) and path.name not in kept:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     @contextlib.contextmanager
