@@ -192,7 +192,7 @@ def test_names_ids_and_columns(run: Run) -> None:
         "m": 64, "optimizer": {"name": "sgd", "lr": 0.1}, "method": {"name": "moco", "splits": 2}
     }  # fmt: skip
     train, probe = Task(run, "train", {}, "m=64"), Task(run, "linear_eval", {}, "m=64")
-    assert (train.job("s").label, probe.job("s").label) == ("m=64", "")
+    assert (train.varies, probe.varies) == ("m=64", "")
     run.note_job("1", "log", "local", "s", train.varies)
     run.note_job("2", "log", "local", "s", probe.varies)
     assert (run.job() or {})["label"] == "m=64"
