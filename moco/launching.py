@@ -112,8 +112,9 @@ def dry_run(tasks: Sequence[Task], rerun: bool) -> str:
     """The table of points: what varies, state, and what would be started."""
     start, waiting, states = plan(tasks, rerun)
     todo = {t.run.folder: "start" for t in start} | {t.run.folder: "await" for t in waiting}
-    if not rerun:
-        todo |= {t.run.folder: "resume" for t in start if t.what == "train" and t.run.checkpoint.exists()}
+    for task in start:
+        if task.what == "train" and task.run.checkpoint.exists() and not (rerun or task.run.order("knn").exists()):
+            todo[task.run.folder] = "resume"
     rows = [(t.run.id, states[t.run.folder], todo.get(t.run.folder, ""), t.label) for t in tasks]
     return "\n".join(f"{a}  {b:<9} {c:<7} {d}" for a, b, c, d in [("id        ", "state", "would", "point"), *rows])
 
