@@ -144,7 +144,7 @@ def linear(parts: Any, epochs: int) -> dict[str, Any]:
         say("linear evaluation on augmented images")
         slow, slow_top1 = timed(augmented)
     say("scikit-learn's logistic regression")
-    theirs = sklearn_top1(train.cpu(), labels.cpu(), test.cpu(), data.test_labels.cpu())
+    theirs = sklearn_top1(train, labels, test, data.test_labels)
     whole = slow * EPOCHS / epochs
     return {
         "top-1": {"cached": top1, f"augmented, {epochs} epochs": slow_top1, "scikit-learn": theirs},

@@ -90,7 +90,8 @@ def unique(tasks: Sequence[Task]) -> list[Task]:
     found: dict[Path, Task] = {}
     for task in tasks:
         other = found.setdefault(task.run.folder, task)
-        if task.what == "linear_eval" and task.arguments != other.arguments:
+        # Not all arguments: one run may be named by its id and by its folder.
+        if task.what == "linear_eval" and any(task.arguments[key] != other.arguments[key] for key in ("probe", "seed")):
             raise UserError(f"two linear evaluations of {task.run.folder.name} that differ: start one after the other")
     return list(found.values())
 

@@ -78,7 +78,7 @@ def queued(runs: Iterable[Run]) -> dict[str, dict[str, str]]:
 
 def queued_job(run: Run, queue: Mapping[str, object]) -> str | None:
     """The run's job where it is in SLURM's queue; the id of a local job is a process's and means nothing there."""
-    job = run.job() or {}
+    job = (run.job() if queue else None) or {}  # an empty queue is worth no look at the disk
     return job["job"] if job.get("queue") == "slurm" and job["job"] in queue else None
 
 

@@ -115,11 +115,8 @@ def test_help_loads_no_torch_and_explains_the_keys(tmp_path: Path) -> None:
     )
     answer = python("-c", code, cwd=tmp_path)
     assert "loaded []" in answer.stdout and "m=4096" in answer.stdout and "negatives: queue size" in answer.stdout
-    for words in (
-        ["-m", "temperature=0.1,0.2"],
-        ["nothing=1"],
-        ["method=none"],
-    ):  # wrong or many: the help all the same
+    # Wrong words or many values: the help all the same.
+    for words in (["-m", "temperature=0.1,0.2"], ["nothing=1"], ["method=none"]):
         answer = python(TRAIN, *words, "--help", cwd=tmp_path)
         assert answer.returncode == (words == ["nothing=1"]) and "Traceback" not in answer.stderr
         assert "m=4096" in answer.stdout or "unknown key nothing" in answer.stderr

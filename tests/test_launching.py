@@ -295,7 +295,8 @@ def test_linear_evaluations_of_one_run_that_differ_are_refused(
     tiny: Callable[..., dict[str, Any]], finish: Callable[..., Path]
 ) -> None:
     run = Run(finish(*METHODS["moco"], *TINY))
-    tasks = [Task(run, "linear_eval", {"probe": tiny()["probe"], "seed": seed}) for seed in (0, 0, 1)]
+    given = [(run.id, 0), (str(run.folder), 0), (run.id, 1)]
+    tasks = [Task(run, "linear_eval", {"run": name, "probe": tiny()["probe"], "seed": seed}) for name, seed in given]
     assert len(launching.unique(tasks[:2])) == 1
     with pytest.raises(UserError, match=f"{run.folder.name} that differ: start one after the other"):
         launching.unique(tasks)

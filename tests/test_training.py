@@ -392,11 +392,16 @@ class Waits(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+def every_part(method: str, tiny: Make) -> dict[str, Any]:
+    """A configuration whose step has all that a step can have."""
+    words = ["augment.gray=0.2", "augment.blur=0.5", "augment.solarize=0.2", "augment.jitter=[0.4,0.4,0.4,0.1]"]
+    return tiny(method, *words, *(["method.symmetric=true", "method.momentum_end=1.0"] if method == "moco" else []))
+
+
 @pytest.mark.parametrize("method", ["moco", "simclr", "npid"])
 def test_nothing_is_made_on_another_device_than_the_images(method: str, tiny: Make) -> None:
     """What would fail on a GPU alone: tensors made without a word about their device are put where they cannot be used."""
-    every_view = ["augment.gray=0.2", "augment.blur=0.5", "augment.solarize=0.2", "augment.jitter=[0.4,0.4,0.4,0.1]"]
-    cfg = tiny(method, *every_view, *(["method.symmetric=true", "method.momentum_end=1.0"] if method == "moco" else []))
+    cfg = every_part(method, tiny)
     parts = Parts(cfg, "cpu")
     model, optimizer, _ = jobs._trainable(cfg, parts)
     images, index = parts.data.train_images[:64], torch.arange(64)
@@ -413,8 +418,7 @@ def test_nothing_is_made_on_another_device_than_the_images(method: str, tiny: Ma
 
 @pytest.mark.parametrize("method", ["moco", "simclr", "npid"])
 def test_no_step_waits_for_the_device(method: str, tiny: Make, tmp_path: Path) -> None:
-    every_view = ["augment.gray=0.2", "augment.blur=0.5", "augment.solarize=0.2", "augment.jitter=[0.4,0.4,0.4,0.1]"]
-    cfg = tiny(method, *every_view, *(["method.symmetric=true", "method.momentum_end=1.0"] if method == "moco" else []))
+    cfg = every_part(method, tiny)
     parts = Parts(cfg, "cpu")
     model, optimizer, _ = jobs._trainable(cfg, parts)
     views, images, index = parts.views(), parts.data.train_images[:64], torch.arange(64)
