@@ -6,10 +6,13 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.moco.composing import show_help
-from moco import config, jobs, launching, runs
+from moco.config import schema as config
+from moco.config.compose import show_help
 from moco.errors import UserError
-from moco.sweeps import Sweep
+from moco.launch import plan as launching
+from moco.runs import run as runs
+from moco.runs.sweep import Sweep
+from moco.training import pretrain as jobs
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="linear_eval")

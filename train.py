@@ -5,8 +5,9 @@ import sys
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.moco.composing import show_help
-from moco import config, jobs
+from moco.config import schema as config
+from moco.config.compose import show_help
+from moco.training import pretrain as jobs
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

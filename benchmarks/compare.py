@@ -18,8 +18,14 @@ from typing import Any
 HERE = Path(__file__).parent
 BASELINE = HERE / "baseline.json"
 COMMANDS = {
-    "views": [], "step": [], "evaluation": ["--epochs", "100"], "start": [], "folders": [], "overhead": ["local"], "sweep": [],
-}  # fmt: skip
+    "views": [],
+    "step": [],
+    "evaluation": ["--epochs", "100"],
+    "start": [],
+    "folders": [],
+    "overhead": ["local"],
+    "sweep": [],
+}
 SLOWER = 0.9  # of the baseline
 
 

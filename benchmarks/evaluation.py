@@ -59,8 +59,8 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
 
 def knn(parts: Any, method: Any) -> dict[str, Any]:
     """Seconds of the evaluation and of the passes, in turns."""
-    from moco import evaluation
-    from moco.building import knn_evaluation
+    from moco.evaluation import knn as evaluation
+    from moco.training.components import knn_evaluation
 
     views = parts.views()
     images = torch.cat([parts.data.labelled()[0], parts.data.test_images])
@@ -111,7 +111,7 @@ def sklearn_top1(train: Tensor, train_labels: Tensor, test: Tensor, test_labels:
 
 def linear(parts: Any, epochs: int) -> dict[str, Any]:
     """Seconds and top-1 of each way."""
-    from moco import evaluation
+    from moco.evaluation import knn as evaluation
 
     encoder, data = parts.encoder, parts.data
     images, labels = data.labelled()
@@ -134,9 +134,18 @@ def linear(parts: Any, epochs: int) -> dict[str, Any]:
 
     def augmented() -> float:
         return evaluation.linear_probe_augmented(
-            encode, views, clean, images, labels, data.test_images, data.test_labels, epochs=epochs,
-            num_features=encoder.num_features, on_step=on_step, **settings,
-        )[0]  # fmt: skip
+            encode,
+            views,
+            clean,
+            images,
+            labels,
+            data.test_images,
+            data.test_labels,
+            epochs=epochs,
+            num_features=encoder.num_features,
+            on_step=on_step,
+            **settings,
+        )[0]
 
     with evaluation.eval_mode(encoder):
         say("linear evaluation on cached features")
@@ -150,14 +159,14 @@ def linear(parts: Any, epochs: int) -> dict[str, Any]:
         "top-1": {"cached": top1, f"augmented, {epochs} epochs": slow_top1, "scikit-learn": theirs},
         "seconds": {"cached": round(fast, 1), "augmented": round(whole, 1)},
         "times as fast": {f"cached as augmented, {point(parts)}": round(whole / fast, 1)},
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
-    from moco import jobs
-    from moco.building import Parts
-    from moco.runs import Run
-    from moco.training import load_checkpoint
+    from moco.runs.run import Run
+    from moco.training import pretrain as jobs
+    from moco.training.components import Parts
+    from moco.training.trainer import load_checkpoint
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", nargs="?", type=Path)

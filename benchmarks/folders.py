@@ -35,11 +35,13 @@ def points(n: int) -> list[dict[str, Any]]:
     ]
     search = [
         {
-            "temperature": round(10 ** draw.uniform(-1.5, 0), 4), "optimizer.lr": round(10 ** draw.uniform(-3, 0), 5),
-            "feature_dim": draw.choice([32, 64, 128, 256, 512]), "momentum": draw.choice([0.9, 0.99, 0.999]),
+            "temperature": round(10 ** draw.uniform(-1.5, 0), 4),
+            "optimizer.lr": round(10 ** draw.uniform(-3, 0), 5),
+            "feature_dim": draw.choice([32, 64, 128, 256, 512]),
+            "momentum": draw.choice([0.9, 0.99, 0.999]),
         }
         for _ in range(n - len(grid[: n // 2]))
-    ]  # fmt: skip
+    ]
     return [*grid[: n // 2], *search]
 
 
@@ -47,8 +49,8 @@ def make(runs_dir: Path, n: int) -> None:
     """n run folders."""
     from folders import point, write_run
 
-    from hydra_plugins.moco.composing import composed
-    from moco import config
+    from moco.config import schema as config
+    from moco.config.compose import composed
 
     cfg = config.check(composed(["recipe=moco_cifar"]))
     draw = random.Random(1)
@@ -88,9 +90,18 @@ if __name__ == "__main__":
         seconds = {name: measure(runs_dir, *words) for name, words in commands.items()}
         loop = plainly(runs_dir)
         size = sum(path.stat().st_size for path in runs_dir.rglob("*") if path.is_file())
-        print(json.dumps({
-            "runs": n, "seconds": {**seconds, "a plain loop": round(loop, 1)},
-            "times as fast": {f"{name} as a plain loop": round(loop / value, 2) for name, value in seconds.items()},
-            "megabytes of runs": round(size / 1e6),
-            "megabytes of report": round(page.stat().st_size / 1e6, 1), "cores": os.cpu_count(),
-        }, indent=1))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "runs": n,
+                    "seconds": {**seconds, "a plain loop": round(loop, 1)},
+                    "times as fast": {
+                        f"{name} as a plain loop": round(loop / value, 2) for name, value in seconds.items()
+                    },
+                    "megabytes of runs": round(size / 1e6),
+                    "megabytes of report": round(page.stat().st_size / 1e6, 1),
+                    "cores": os.cpu_count(),
+                },
+                indent=1,
+            )
+        )

@@ -40,14 +40,15 @@ from torchvision import transforms
 from views import TwoViews
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from hydra_plugins.moco.composing import composed
-from moco import config, jobs
-from moco.building import Parts
-from moco.claims import Stopped
-from moco.data import Dataset
-from moco.runs import Run
-from moco.tracking import NoTracker
-from moco.training import fit
+from moco.config import schema as config
+from moco.config.compose import composed
+from moco.data.dataset import Dataset
+from moco.runs.lease import Stopped
+from moco.runs.run import Run
+from moco.tracking.wandb_mirror import NoTracker
+from moco.training import pretrain as jobs
+from moco.training.components import Parts
+from moco.training.trainer import fit
 
 EPOCH, WARM = 50_000, 5  # images of an epoch; steps before the clock starts
 METHODS = {
@@ -131,9 +132,19 @@ def loop(
         run = Run(folder)
         with run.claim(what="benchmark") as claim:
             fit(
-                cfg, run, claim, parts.data.train_images, method, optimizer, timed, views, lambda: {"knn/top1": 0.0},
-                parts.autocast, NoTracker(), signals,
-            )  # fmt: skip
+                cfg,
+                run,
+                claim,
+                parts.data.train_images,
+                method,
+                optimizer,
+                timed,
+                views,
+                lambda: {"knn/top1": 0.0},
+                parts.autocast,
+                NoTracker(),
+                signals,
+            )
     return took
 
 
@@ -217,9 +228,13 @@ def reference(cfg: Any, parts: Parts, method: Any, optimizer: Any, seconds: floa
     """Seconds of a step of the plain loop, once the batches that were made in advance are used up."""
     method.train().to(memory_format=torch.contiguous_format)
     loader = torch.utils.data.DataLoader(
-        Samples(parts.data.train_images.cpu(), method.views), batch_size=cfg["batch_size"], shuffle=True,
-        drop_last=True, num_workers=workers, pin_memory=parts.device.type == "cuda",
-    )  # fmt: skip
+        Samples(parts.data.train_images.cpu(), method.views),
+        batch_size=cfg["batch_size"],
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        pin_memory=parts.device.type == "cuda",
+    )
     skipped, began, total = 2 * workers + 1, 0.0, 0.0
     for i, batch in enumerate(itertools.chain.from_iterable(itertools.repeat(loader))):  # epoch after epoch
         index, *x = (v.to(parts.device, non_blocking=True) for v in batch)
@@ -302,10 +317,17 @@ def main() -> int:
         words = ["device=cpu", "precision=fp32", "+data.images=100"]
         torch.compiler.set_stance("force_eager")
     words += [
-        "data=digits", "data.name=random", f"data._target_={__name__}.dataset", "data.size=32", f"batch_size={batch}",
-        "tracker=none", "epochs=1000", "eval_every=1000", "checkpoint_minutes=1000",
+        "data=digits",
+        "data.name=random",
+        f"data._target_={__name__}.dataset",
+        "data.size=32",
+        f"batch_size={batch}",
+        "tracker=none",
+        "epochs=1000",
+        "eval_every=1000",
+        "checkpoint_minutes=1000",
         *([f"data.root='{os.path.abspath(args.data)}'"] if args.data else []),
-    ]  # fmt: skip
+    ]
     peak, rate = limits(args.tiny)
     results: dict[str, dict[str, Any]] = {}
     left_out, failed = [], False
@@ -336,12 +358,18 @@ def main() -> int:
             if all("images/s" in found.get(name, {}) for name in (a, b)):
                 found[f"{a} / {b}"] = found[a]["images/s"] / found[b]["images/s"]
     report = {
-        "card": None if args.tiny else torch.cuda.get_device_name(), "torch": torch.__version__,
-        "precision": "fp32" if args.tiny else "bf16", "batch": batch, "workers of the reference": workers,
+        "card": None if args.tiny else torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "precision": "fp32" if args.tiny else "bf16",
+        "batch": batch,
+        "workers of the reference": workers,
         "precision of the reference": "fp32" + ", TF32 in convolutions" * torch.backends.cudnn.allow_tf32,
-        "matrix product, TFLOP/s": peak / 1e12, "copy, GB/s": rate / 1e9,
-        "results": results, "left out, the time was over": left_out, "seconds": time.monotonic() - started,
-    }  # fmt: skip
+        "matrix product, TFLOP/s": peak / 1e12,
+        "copy, GB/s": rate / 1e9,
+        "results": results,
+        "left out, the time was over": left_out,
+        "seconds": time.monotonic() - started,
+    }
     print(json.dumps(json.loads(json.dumps(report), parse_float=lambda text: float(f"{float(text):.4g}")), indent=1))
     return int(failed)
 

@@ -33,7 +33,7 @@ WORDS = {
 
 def run_ours() -> None:
     """train.py with jobs that hold the claim and write a result, but train nothing."""
-    from moco import tasks
+    from moco.launch import job as tasks
 
     class Idle(tasks.Job):  # defined here, it travels by value
         def work(self, **details) -> None:
@@ -84,10 +84,13 @@ def compare(where: str, env: dict[str, str]) -> dict:
     points = {who: statistics.median(values) / POINTS for who, values in seconds.items()}
     rounds = {who: [round(v, 2) for v in values] for who, values in seconds.items()}
     return {
-        "where": where, "points": POINTS, "seconds a point": {who: round(v, 3) for who, v in points.items()},
+        "where": where,
+        "points": POINTS,
+        "seconds a point": {who: round(v, 3) for who, v in points.items()},
         "times as fast": {f"a {where} point as hydra-submitit-launcher": round(points["theirs"] / points["ours"], 2)},
-        "seconds a command": rounds, "cores": os.cpu_count(),
-    }  # fmt: skip
+        "seconds a command": rounds,
+        "cores": os.cpu_count(),
+    }
 
 
 if __name__ == "__main__":

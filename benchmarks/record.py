@@ -19,16 +19,25 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from hydra_plugins.moco.composing import composed
-from moco import config
-from moco.claims import EXIT_STOPPED
-from moco.runs import Run, folder_name
+from moco.config import schema as config
+from moco.config.compose import composed
+from moco.runs.lease import EXIT_STOPPED
+from moco.runs.run import Run, folder_name
 
 STAGES = {"simclr_cifar": ["eval_every=5"], "simclr_seed": ["eval_every=5", "linear_eval=true"]}
 TINY = [
-    "data=digits", "data.size=8", "model=small", "model.widths=[8,16]", "batch_size=64", "k=5", "epochs=2", "eval_every=1",
-    "device=cpu", "probe=cached", "probe.epochs=2",
-]  # fmt: skip
+    "data=digits",
+    "data.size=8",
+    "model=small",
+    "model.widths=[8,16]",
+    "batch_size=64",
+    "k=5",
+    "epochs=2",
+    "eval_every=1",
+    "device=cpu",
+    "probe=cached",
+    "probe.epochs=2",
+]
 
 
 def train(words: list[str], run: Run, seconds: float) -> tuple[int, float]:
@@ -61,15 +70,20 @@ def describe(cfg: dict[str, Any], run: Run, target: float) -> dict[str, Any]:
     reached = next((line for line in scored if line["knn/top1"] >= target), None)
     attempts = run.folder / "provenance.json"
     return {
-        "recipe": published["name"], "run": run.folder.name, "state": run.state(), "epoch": last["epoch"],
-        "epochs": cfg["epochs"], "seconds": last["seconds"],
+        "recipe": published["name"],
+        "run": run.folder.name,
+        "state": run.state(),
+        "epoch": last["epoch"],
+        "epochs": cfg["epochs"],
+        "seconds": last["seconds"],
         "images/s": round(last["step"] * cfg["batch_size"] / last["seconds"], 1) if last["seconds"] else None,
-        "kNN top-1": {line["epoch"]: round(line["knn/top1"], 2) for line in scored}, "target": target,
+        "kNN top-1": {line["epoch"]: round(line["knn/top1"], 2) for line in scored},
+        "target": target,
         "reached": reached and {key: reached[key] for key in ("epoch", "seconds", "knn/top1")},
         "linear top-1": result.get("linear/top1", result.get("linear_cached/top1")),
         "published": {key: published[key] for key in ("source", "knn", "linear")},
         "cards": [attempt["card"] for attempt in json.loads(attempts.read_text())] if attempts.exists() else [],
-    }  # fmt: skip
+    }
 
 
 def main() -> int:

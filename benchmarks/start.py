@@ -49,7 +49,7 @@ def seconds(cwd: str, *words: str, times: int = 5) -> float:
 def job(cwd: str, torch: float) -> float:
     """Seconds of a training beside its steps, its evaluation and `import torch`."""
     sys.path.insert(0, str(ROOT))
-    from moco.runs import all_runs
+    from moco.runs.run import all_runs
 
     wall = seconds(cwd, TRAIN, *TINY, "rerun=true")
     [run] = all_runs(Path(cwd) / "runs")
@@ -85,9 +85,14 @@ if __name__ == "__main__":
             "1000 points": seconds(folder, TRAIN, *DRY, f"seed=range({POINTS})", times=1),
             "1000 points composed by Hydra": POINTS * hydra(),
         }
-    print(json.dumps({
-        "seconds": {name: round(value, 2) for name, value in found.items()},
-        "times as fast": {f"{name} as import torch": round(torch / found[name], 2) for name in COMMANDS}
-        | {"1000 points as Hydra": round(found["1000 points composed by Hydra"] / found["1000 points"], 1)},
-        "cores": os.cpu_count(),
-    }, indent=1))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "seconds": {name: round(value, 2) for name, value in found.items()},
+                "times as fast": {f"{name} as import torch": round(torch / found[name], 2) for name in COMMANDS}
+                | {"1000 points as Hydra": round(found["1000 points composed by Hydra"] / found["1000 points"], 1)},
+                "cores": os.cpu_count(),
+            },
+            indent=1,
+        )
+    )

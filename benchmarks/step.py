@@ -60,13 +60,21 @@ class Reference:
 
 def configuration(batch: int, tiny: bool) -> dict[str, Any]:
     """The same in this project's words."""
-    from hydra_plugins.moco.composing import composed
-    from moco import config
+    from moco.config import schema as config
+    from moco.config.compose import composed
 
     words = [
-        "method=moco", "method.splits=1", "augment=moco", "optimizer=adam", "schedule=constant", "epochs=1", "k=1",
-        "tracker=none", f"batch_size={batch}", *(f"{key}={v}" for key, v in SETTINGS.items()),
-    ]  # fmt: skip
+        "method=moco",
+        "method.splits=1",
+        "augment=moco",
+        "optimizer=adam",
+        "schedule=constant",
+        "epochs=1",
+        "k=1",
+        "tracker=none",
+        f"batch_size={batch}",
+        *(f"{key}={v}" for key, v in SETTINGS.items()),
+    ]
     words += ["model=small", "model.widths=[8,16]"] if tiny else ["model=resnet18"]
     return config.check(composed(words))
 
@@ -75,13 +83,20 @@ def on_images(cfg: dict[str, Any], images: Tensor) -> dict[str, Any]:
     """The configuration with these images in place of a data set's."""
     labels = torch.zeros(len(images), dtype=torch.long)
     held = {"train_images": images, "train_labels": labels, "test_images": images[:1], "test_labels": labels[:1]}
-    data = {"_target_": "moco.data.Dataset", "validation": 0.0, "mean": MEAN, "std": STD, "classes": ["all"], **held}
+    data = {
+        "_target_": "moco.data.dataset.Dataset",
+        "validation": 0.0,
+        "mean": MEAN,
+        "std": STD,
+        "classes": ["all"],
+        **held,
+    }
     return {**cfg, "data": data}
 
 
 def reference(images: Tensor, batch: int, cfg: dict[str, Any]) -> float:
     """Images a second, the workers' start and the first step apart."""
-    from moco.config import build
+    from moco.config.schema import build
 
     encoder = build(cfg["model"])
     network = nn.Sequential(encoder, nn.Linear(encoder.num_features, SETTINGS["feature_dim"]))
@@ -102,11 +117,11 @@ def reference(images: Tensor, batch: int, cfg: dict[str, Any]) -> float:
 
 def ours(images: Tensor, batch: int, cfg: dict[str, Any]) -> float:
     """Images a second of fit, from its first image to its metrics line."""
-    from moco import jobs
-    from moco.building import Parts
-    from moco.runs import Run
-    from moco.tracking import NoTracker
-    from moco.training import Signals, fit
+    from moco.runs.run import Run
+    from moco.tracking.wandb_mirror import NoTracker
+    from moco.training import pretrain as jobs
+    from moco.training.components import Parts
+    from moco.training.trainer import Signals, fit
 
     with tempfile.TemporaryDirectory() as folder, Signals() as signals:
         run = Run(Path(folder) / "moco")
@@ -114,16 +129,26 @@ def ours(images: Tensor, batch: int, cfg: dict[str, Any]) -> float:
         method, optimizer, factor = jobs._trainable(cfg, parts)
         with run.claim(what="benchmark") as claim:
             fit(
-                cfg, run, claim, parts.data.train_images, method, optimizer, factor, parts.views(),
-                lambda: {"knn/top1": 0.0}, parts.autocast, NoTracker(), signals,
-            )  # fmt: skip
+                cfg,
+                run,
+                claim,
+                parts.data.train_images,
+                method,
+                optimizer,
+                factor,
+                parts.views(),
+                lambda: {"knn/top1": 0.0},
+                parts.autocast,
+                NoTracker(),
+                signals,
+            )
         [line] = run.metrics()
     return line["step"] * batch / line["seconds"]
 
 
 def bare(images: Tensor, batch: int, cfg: dict[str, Any]) -> float:
     """Images a second of the passes alone."""
-    from moco.building import Parts
+    from moco.training.components import Parts
 
     parts = Parts(on_images(cfg, images), "cpu")
     query = parts.encoder.to(parts.device).train()
@@ -160,16 +185,24 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="a small network for a few steps: shows that it runs")
     tiny = parser.parse_args().tiny
-    from moco.building import choose_bf16
+    from moco.training.components import choose_bf16
 
     precision = "bf16" if choose_bf16("auto", torch.device("cpu")) else "fp32"
     torch.set_num_threads(os.cpu_count() or 1)
     measured = list(rounds(1, 3, 16, True) if tiny else rounds(3, 8, 128, False))
     speed = {name: statistics.median(one[name] for one in measured) for name in measured[0]}
-    print(json.dumps({
-        "images a second": {name: round(value, 1) for name, value in speed.items()},
-        "times as fast": {
-            f"step in {precision} as {name}": round(speed["ours"] / speed[name], 3) for name in ("reference", "bare")
-        },
-        "batch": 16 if tiny else 128, "cores": os.cpu_count(), "torch": torch.__version__,
-    }, indent=1))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "images a second": {name: round(value, 1) for name, value in speed.items()},
+                "times as fast": {
+                    f"step in {precision} as {name}": round(speed["ours"] / speed[name], 3)
+                    for name in ("reference", "bare")
+                },
+                "batch": 16 if tiny else 128,
+                "cores": os.cpu_count(),
+                "torch": torch.__version__,
+            },
+            indent=1,
+        )
+    )

@@ -20,9 +20,15 @@ ROOT = Path(__file__).parents[1]
 CORES = len(os.sched_getaffinity(0))
 EPOCHS = 3
 POINT = [
-    "recipe=quickstart", "data.size=32", "model.widths=[32,64,128,256]", "model.stem_stride=2", f"epochs={EPOCHS}",
-    f"eval_every={EPOCHS}", "tracker=none", "device=cpu",
-]  # fmt: skip
+    "recipe=quickstart",
+    "data.size=32",
+    "model.widths=[32,64,128,256]",
+    "model.stem_stride=2",
+    f"epochs={EPOCHS}",
+    f"eval_every={EPOCHS}",
+    "tracker=none",
+    "device=cpu",
+]
 
 
 def call(*words: str, cwd: str) -> None:
@@ -52,7 +58,15 @@ if __name__ == "__main__":
             seconds[name] = round(time.monotonic() - started, 1)
             print(f"{name}: {seconds[name]} s", file=sys.stderr)
     loop_seconds = seconds.pop("one after another")
-    print(json.dumps({
-        "seconds": {"one after another": loop_seconds, **seconds}, "cores": CORES,
-        "times as fast": {f"{name} as one after another": round(loop_seconds / value, 2) for name, value in seconds.items()},
-    }, indent=1))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "seconds": {"one after another": loop_seconds, **seconds},
+                "cores": CORES,
+                "times as fast": {
+                    f"{name} as one after another": round(loop_seconds / value, 2) for name, value in seconds.items()
+                },
+            },
+            indent=1,
+        )
+    )

@@ -20,7 +20,7 @@ from PIL import Image
 from torchvision import transforms
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from moco import augment
+from moco.augment import views as augment
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 IMAGES, BATCH, SECONDS = 20_480, 512, 10
@@ -32,14 +32,16 @@ class TwoViews(torch.utils.data.Dataset):
 
     def __init__(self, images: torch.Tensor):
         self.images = images.permute(0, 2, 3, 1).numpy()
-        self.transform = transforms.Compose([
-            transforms.RandomResizedCrop(32),
-            transforms.RandomHorizontalFlip(),
-            transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
-            transforms.RandomGrayscale(p=0.2),
-            transforms.ToTensor(),
-            transforms.Normalize(MEAN, STD),
-        ])  # fmt: skip
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomResizedCrop(32),
+                transforms.RandomHorizontalFlip(),
+                transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+                transforms.RandomGrayscale(p=0.2),
+                transforms.ToTensor(),
+                transforms.Normalize(MEAN, STD),
+            ]
+        )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -83,8 +85,16 @@ if __name__ == "__main__":
     photos = torch.randint(0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8)
     default, theirs = augment.CPU_CHUNK, reference(photos)
     ours = {chunk: batched(photos, chunk) for chunk in sorted({*CHUNKS, default})}
-    print(json.dumps({
-        "torchvision": round(theirs), "batched": {chunk: round(v) for chunk, v in ours.items()}, "chunk": default,
-        "times as fast": {"views as torchvision": round(ours[default] / theirs, 2)},
-        "cores": os.cpu_count(), "torch": torch.__version__,
-    }, indent=1))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "torchvision": round(theirs),
+                "batched": {chunk: round(v) for chunk, v in ours.items()},
+                "chunk": default,
+                "times as fast": {"views as torchvision": round(ours[default] / theirs, 2)},
+                "cores": os.cpu_count(),
+                "torch": torch.__version__,
+            },
+            indent=1,
+        )
+    )

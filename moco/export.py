@@ -4,11 +4,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from moco.building import load_encoder
-from moco.config import build
+from moco.config.schema import build
 from moco.errors import UserError
-from moco.files import replacing
-from moco.runs import Run
+from moco.io import replacing
+from moco.runs.run import Run
+from moco.training.components import load_encoder
 
 
 def export(run: Run, form: str, out: Path | None) -> tuple[Path, str]:

@@ -7,9 +7,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 TINY = [
-    "data=digits", "data.size=8", "model=small", "model.widths=[8,16]", "augment.crop=[0.5,1.0]", "batch_size=64", "k=5",
-    "epochs=2", "tracker=none", "device=cpu", "schedule=cosine",
-]  # fmt: skip
+    "data=digits",
+    "data.size=8",
+    "model=small",
+    "model.widths=[8,16]",
+    "augment.crop=[0.5,1.0]",
+    "batch_size=64",
+    "k=5",
+    "epochs=2",
+    "tracker=none",
+    "device=cpu",
+    "schedule=cosine",
+]
 METHODS = {
     "moco": ["method=moco", "m=100", "method.splits=2"],
     "simclr": ["method=simclr"],

@@ -11,8 +11,8 @@ import wandb
 from common import METHODS, TINY
 from folders import write_run
 
-from hydra_plugins.moco.composing import composed
-from moco import config
+from moco.config import schema as config
+from moco.config.compose import composed
 
 torch.set_num_threads(1)
 

@@ -8,12 +8,14 @@ from typing import Any
 
 import yaml
 
-from moco.runs import folder_name
+from moco.runs.run import folder_name
 
 SIZES = {
-    "params": 24_615_616, "multiply_adds": 1_298_923_520,
-    "params_backbone": 23_500_352, "multiply_adds_backbone": 1_297_809_408,
-}  # fmt: skip
+    "params": 24_615_616,
+    "multiply_adds": 1_298_923_520,
+    "params_backbone": 23_500_352,
+    "multiply_adds_backbone": 1_297_809_408,
+}
 PROBE = {"probes": {"augmented": {"params_classifier": 20_490}, "cached": {"params_classifier": 20_490}}}
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
@@ -37,8 +39,11 @@ def curve(cfg: Mapping[str, Any], top1: float, seconds: float, every: int = 5) -
     epochs, lines = cfg["epochs"], []
     for epoch in range(1, epochs + 1):
         line: dict[str, Any] = {
-            "epoch": epoch, "step": 390 * epoch, "train/loss": 2 + 5 / (1 + epoch), "train/lr": 0.06 * (1 - epoch / epochs)
-        }  # fmt: skip
+            "epoch": epoch,
+            "step": 390 * epoch,
+            "train/loss": 2 + 5 / (1 + epoch),
+            "train/lr": 0.06 * (1 - epoch / epochs),
+        }
         if epoch % every == 0 or epoch == epochs:
             reached = top1 - 30 * (1 - epoch / epochs) ** 2
             line |= {"knn/top1": reached, "knn/top5": min(100.0, reached + 40), "knn_head/top1": reached - 4}

@@ -16,9 +16,9 @@ import torch
 from common import ROOT, python
 from torch import nn
 
-from moco.methods.moco import MoCo
-from moco.model import SmallResNet
-from moco.runs import Run
+from moco.methods import MoCo
+from moco.models.resnet import SmallResNet
+from moco.runs.run import Run
 
 sys.path.append(str(ROOT / "benchmarks"))
 from compare import lines, ratios
@@ -84,8 +84,14 @@ def test_gpu_measures_every_method_and_each_part_of_its_step(tmp_path: Path) -> 
     assert set(report["results"]) == {"moco small", "moco symmetric small", "simclr small", "npid small"}
     for point, found in report["results"].items():
         assert set(found) == {
-            "ours", "foreach", "reference", "compiled", "ours / reference", "ours / foreach", "compiled / ours",
-        }  # fmt: skip
+            "ours",
+            "foreach",
+            "reference",
+            "compiled",
+            "ours / reference",
+            "ours / foreach",
+            "compiled / ours",
+        }
         for variant in ("ours", "compiled"):
             keys = {"key forward", "EMA"} if "moco" in point else set()
             assert set(found[variant]["parts"]) == PARTS | keys

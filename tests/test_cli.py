@@ -94,7 +94,7 @@ def test_status_logs_and_export(trained: Path) -> None:
         (["method.hidden_dim=64"], "method.hidden_dim and method.head_norm are of a hidden layer"),
         (["schedule.warmup_epochs=200"], "schedule.warmup_epochs=200.0 leaves nothing of epochs=200"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_one_line_and_writes_nothing(words: list[str], message: str, tmp_path: Path) -> None:
     answer = python(TRAIN, *words, "tracker=none", "device=cpu", cwd=tmp_path)
     assert answer.returncode == 1 and answer.stdout == ""

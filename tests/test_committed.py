@@ -5,17 +5,18 @@ from typing import Any
 import pytest
 from common import ROOT
 
-from moco import tables
-from moco.runs import all_runs, folder_name
+from moco.analysis import table as tables
+from moco.runs.run import all_runs, folder_name
 
 RUNS = ROOT / "results" / "cifar_cpu"
 PAGES: dict[str, tuple[str, dict[str, Any]]] = {
     "README.md": ("cifar_cpu", {}),
     "results/README.md": ("cifar_cpu", {}),
     "results/temperature_queue/README.md": (
-        "temperature_queue", {"sort": "Top-1", "columns": ["Protocol", "tau", "m", "Top-1", "Top-5", "path"]}
+        "temperature_queue",
+        {"sort": "Top-1", "columns": ["Protocol", "tau", "m", "Top-1", "Top-5", "path"]},
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -77,9 +77,9 @@ class MocoLauncher(Launcher):
         self.context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from hydra_plugins.moco.composing import Composer
-        from moco import launching
-        from moco.sweeps import Sweep
+        from moco.config.compose import Composer
+        from moco.launch import plan as launching
+        from moco.runs.sweep import Sweep
 
         compose = Composer(self.context.config_loader, self.config)
         tasks = launching.preflight([(" ".join(o), partial(compose, o)) for o in job_overrides])
@@ -90,7 +90,7 @@ class MocoLauncher(Launcher):
         return [self._returned(task, list(o), ends[task.run.folder]) for task, o in zip(tasks, job_overrides)]
 
     def _returned(self, task: Any, overrides: list[str], end: str) -> JobReturn:
-        from moco.launching import ENDED_WELL
+        from moco.launch.plan import ENDED_WELL
 
         well = end in ENDED_WELL
         value = task.value() if well else RuntimeError(f"{task.label} {end}: see {task.run.folder}")

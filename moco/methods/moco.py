@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .heads import projection_head
+from moco.models.heads import projection_head
 
 
 class SplitBatchNorm(_BatchNorm):
@@ -43,10 +43,12 @@ class SplitBatchNorm(_BatchNorm):
     def _one_by_one(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         """On a CPU: a group fits the caches better than the batch, and nothing is moved but the outcome."""
         momentum = self.momentum or 0.0
-        return torch.cat([
-            F.batch_norm(group, m, v, self.weight, self.bias, True, momentum, self.eps)
-            for group, m, v in zip(x.chunk(self.splits), mean, var)
-        ])  # fmt: skip
+        return torch.cat(
+            [
+                F.batch_norm(group, m, v, self.weight, self.bias, True, momentum, self.eps)
+                for group, m, v in zip(x.chunk(self.splits), mean, var)
+            ]
+        )
 
     def _at_once(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         """On a GPU: one kernel for all groups, as channels.

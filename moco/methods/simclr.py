@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .heads import projection_head
+from moco.models.heads import projection_head
 
 
 class SimCLR(nn.Module):

@@ -1,0 +1,5 @@
+"""Random views of image batches."""
+
+from moco.augment.views import Augment
+
+__all__ = ["Augment"]

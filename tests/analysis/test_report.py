@@ -1,0 +1,440 @@
+"""The report in a real browser, and the figure. Chromium and its driver are Debian's; without them those tests are skipped."""
+
+import itertools
+import json
+import math
+import os
+import random
+import re
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from folders import point, write_run, write_sweep
+
+from moco.__main__ import main
+from moco.analysis import charts as panels
+from moco.analysis import report
+from moco.runs.run import Run
+
+plotly = pytest.importorskip("plotly")
+TEMPERATURES, QUEUES = (0.07, 0.1, 0.2), (512, 4096, 32768)
+WIDTHS, SCHEMES = (1280, 390), ("light", "dark")
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory, base: Callable[..., dict[str, Any]]) -> dict[str, Path]:
+    """Run folders: three methods; a grid with three seeds and all that can go wrong; a random search of a thousand."""
+    root, draw = tmp_path_factory.mktemp("report"), random.Random(0)
+    for i, method in enumerate(("moco", "simclr", "npid")):
+        cfg = base(
+            f"method={method}", "epochs=10", "batch_size=128", "method.splits=1" if method == "moco" else "k=200"
+        )
+        write_run(root / "three", cfg, top1=40.0 + i, linear_cached=60.0 - i, seconds=1000.0 + 100 * i)
+    cfg, folders = base("recipe=moco_cifar", "epochs=40"), []
+    for t, m, seed in itertools.product(TEMPERATURES, QUEUES, range(3)):
+        scores = {
+            "top1": 75 + 5 * (t == 0.1) + draw.gauss(0, 0.5),
+            "linear": 80 + draw.gauss(0, 0.5),
+            "seconds": 900 + m / 50,
+        }
+        folders.append(write_run(root / "grid", point(cfg, {"temperature": t, "m": m, "seed": seed}), **scores))
+    folders.append(write_run(root / "grid", point(cfg, {"temperature": 0.5}), epochs=7))
+    folders.append(
+        write_run(root / "grid", point(cfg, {"temperature": 0.6}), epochs=3, error="RuntimeError: <b>no</b>\n")
+    )
+    damaged = write_run(root / "grid", point(cfg, {"temperature": 0.7}))
+    (damaged / "config.yaml").write_text("{")
+    (damaged / "metrics.jsonl").write_bytes(b"\xff\n17\n")
+    write_sweep(root / "grid", "both", [*folders, damaged, root / "grid" / "moco-x-y-absentabse"])
+    (root / "grid" / "photos").mkdir()
+    cfg = base("recipe=moco_cifar", "epochs=20")
+    for _ in range(1000):
+        t, lr = round(10 ** draw.uniform(-1.5, 0), 5), round(10 ** draw.uniform(-3, 0), 6)
+        changes = {"temperature": t, "optimizer.lr": lr, "m": draw.choice(QUEUES)}
+        write_run(root / "many", point(cfg, changes), top1=70 - 20 * abs(math.log10(t * 10)) + draw.gauss(0, 1))
+    return {name: root / name for name in ("three", "grid", "many")}
+
+
+@pytest.fixture(scope="module")
+def pages(places: dict[str, Path]) -> dict[str, Path]:
+    for name, runs_dir in places.items():
+        report.write(runs_dir, ["both"] if name == "grid" else [], runs_dir.with_suffix(".html"))
+    return {name: runs_dir.with_suffix(".html") for name, runs_dir in places.items()}
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    try:
+        from selenium import webdriver
+        from selenium.webdriver.chrome.service import Service
+    except ImportError:
+        chromium = None
+    if not chromium or not driver:
+        missing = "needs selenium and Debian's chromium and chromium-driver"
+        assert not os.environ.get("MOCO_REQUIRE_BROWSER"), missing
+        pytest.skip(missing)
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in [*ARGUMENTS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    opened = webdriver.Chrome(options=options, service=Service(driver))
+    yield opened
+    opened.quit()
+
+
+@pytest.fixture
+def visit(browser: Any, pages: dict[str, Path]) -> Callable[..., Any]:
+    """visit("grid", width=390, scheme="dark") -> the browser with that page, what it logged before forgotten."""
+
+    def load(name: str, width: int = 1280, scheme: str = "light") -> Any:
+        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        prefer(browser, scheme)
+        browser.get("about:blank")
+        browser.get_log("browser"), browser.get_log("performance")
+        browser.get(pages[name].as_uri())
+        return browser
+
+    return load
+
+
+def prefer(browser: Any, scheme: str) -> None:
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+def table(browser: Any) -> list[dict[str, str]]:
+    """The rows that the page shows, by the columns' names."""
+    names, rows = browser.execute_script(
+        "const texts = (row) => [...row.cells].map((cell) => cell.textContent);"
+        "const table = document.getElementById('table');"
+        "return [texts(table.tHead.rows[0]), [...table.tBodies[0].rows].map(texts)]"
+    )
+    return [dict(zip(names, row)) for row in rows]
+
+
+def charts(browser: Any) -> dict[str, Any]:
+    """What plotly drew, by the charts' titles: its traces as it holds them."""
+    found = browser.execute_script(
+        "return [...document.querySelectorAll('.plot')].map((box) => [box.ariaLabel, JSON.stringify(box.data)])"
+    )
+    return {title: json.loads(data) for title, data in found}
+
+
+def click(browser: Any, head: str) -> str:
+    """Clicks a column's head; returns how the column is sorted then."""
+    return browser.execute_script(
+        "const th = [...document.querySelectorAll('#table th')].find((th) => th.textContent === arguments[0]);"
+        "th.querySelector('button').click(); return th.ariaSort",
+        head,
+    )
+
+
+def write_filter(browser: Any, words: str) -> None:
+    browser.execute_script(
+        "const box = document.getElementById('filter'); box.value = arguments[0]; box.dispatchEvent(new Event('input'))",
+        words,
+    )
+
+
+def on_disk(runs_dir: Path) -> dict[tuple[float, int], list[dict[str, Any]]]:
+    """The results of each point of the grid."""
+    found: dict[tuple[float, int], list[dict[str, Any]]] = {}
+    for path in sorted(runs_dir.glob("*/result.json")):
+        if path.with_name("config.yaml").read_text() != "{":
+            config = Run(path.parent).config
+            found.setdefault((config["temperature"], config["m"]), []).append(json.loads(path.read_text()))
+    return found
+
+
+def mean(results: list[dict[str, Any]], key: str) -> str:
+    values = [result[key] for result in results]
+    return f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}"
+
+
+@pytest.mark.parametrize("name, width, scheme", list(itertools.product(("three", "grid", "many"), WIDTHS, SCHEMES)))
+def test_it_opens_whole_without_errors_or_requests(visit, pages, name: str, width: int, scheme: str) -> None:
+    browser = visit(name, width, scheme)
+    errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    urls = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
+    assert errors == []
+    assert pages[name].as_uri() in urls and all(u.startswith(("data:", "blob:")) for u in urls - {pages[name].as_uri()})
+    overflow, drawn, boxes = browser.execute_script(
+        "return [document.documentElement.scrollWidth - innerWidth, document.querySelectorAll('.plot .main-svg').length,"
+        " document.querySelectorAll('.plot').length]"
+    )
+    assert overflow <= 0 and boxes >= 5 and drawn >= boxes
+
+
+@pytest.mark.parametrize("name", ["three", "grid", "many"])
+def test_everything_is_in_the_file_and_plotly_once(pages, name: str) -> None:
+    from plotly.offline import get_plotlyjs
+
+    text = pages[name].read_text()
+    own = text.replace(get_plotlyjs(), "", 1)
+    assert len(own) == len(text) - len(get_plotlyjs()) and get_plotlyjs()[:300] not in own
+    assert "http://" not in own and "https://" not in own and " src=" not in own
+
+
+def test_numbers_are_those_on_disk(visit, places) -> None:
+    rows = [row for row in table(visit("grid")) if row["seeds"] == "3"]
+    disk = on_disk(places["grid"])
+    assert len(rows) == len(disk) == 9
+    for row in rows:
+        results = disk[float(row["temperature"]), int(row["m"])]
+        assert row["kNN top-1"] == mean(results, "knn/top1") and row["Linear top-1"] == mean(results, "linear/top1")
+        seconds = statistics.fmean(result["seconds"] for result in results)
+        speed = statistics.fmean(result["steps"] * 512 / result["seconds"] for result in results)
+        assert (row["minutes"], row["images/s"]) == (f"{seconds / 60:.1f}", f"{speed:.0f}")
+
+
+def test_charts_show_the_numbers_on_disk(visit, places) -> None:
+    browser, disk = visit("grid"), on_disk(places["grid"])
+    values = {key: [result["knn/top1"] for result in results] for key, results in disk.items()}
+    drawn = charts(browser)
+    [grid] = drawn["kNN top-1 by temperature and m"]
+    assert grid["x"] == [str(t) for t in TEMPERATURES] and grid["y"] == [str(m) for m in QUEUES]
+    assert grid["z"] == [[pytest.approx(statistics.fmean(values[t, m])) for t in TEMPERATURES] for m in QUEUES]
+    lines = {trace["name"]: trace for trace in drawn["kNN top-1 against temperature"]}
+    assert set(lines) == {f"m={m}" for m in QUEUES}
+    for m in QUEUES:
+        assert lines[f"m={m}"]["x"] == list(TEMPERATURES)
+        assert lines[f"m={m}"]["y"] == [pytest.approx(statistics.fmean(values[t, m])) for t in TEMPERATURES]
+        bars = [pytest.approx(statistics.stdev(values[t, m])) for t in TEMPERATURES]
+        assert lines[f"m={m}"]["error_y"]["array"] == bars
+    ends = {trace["y"][-1] for trace in drawn["kNN top-1 over the epochs"] if trace.get("name")}
+    best = {float(f"{value:.5g}") for value in sorted(itertools.chain(*values.values()))[-9:]}
+    assert best <= ends
+    [points] = drawn["kNN top-1 against minutes"]
+    assert len(points["x"]) == 9 and max(points["y"]) == pytest.approx(max(map(statistics.fmean, values.values())))
+
+
+def test_the_answer_stands_on_top(visit, places) -> None:
+    browser, disk = visit("grid"), on_disk(places["grid"])
+    first = browser.execute_script("return document.querySelector('.answer p').textContent")
+    top = max(disk, key=lambda key: statistics.fmean(result["knn/top1"] for result in disk[key]))
+    assert first.startswith(
+        f"temperature={top[0]} m={top[1]} is the best of 9 configurations: {mean(disk[top], 'knn/top1')} %"
+    )
+    assert table(browser)[0]["m"] == str(top[1])
+
+
+def test_the_published_row_stands_below_ours_whatever_it_is_sorted_by(visit) -> None:
+    browser = visit("grid")
+    for head in ("kNN top-1", "m", "m", "temperature"):
+        rows = table(browser)
+        [at] = [i for i, row in enumerate(rows) if row["temperature"] == "published"]
+        assert rows[at]["kNN top-1"] == "82.60" and "MoCo CIFAR-10 notebook" in rows[at]["runs"]
+        assert rows[at - 1]["temperature"] == "0.1"
+        click(browser, head)
+
+
+def test_sorting(visit) -> None:
+    browser = visit("grid")
+    column = lambda head: [row[head] for row in table(browser) if row["temperature"] != "published"]  # noqa: E731
+    assert click(browser, "kNN top-1") == "descending"
+    shown = [float(text.split()[0]) for text in column("kNN top-1") if text]
+    assert shown == sorted(shown, reverse=True) and column("kNN top-1")[-2:] == ["", ""]
+    assert click(browser, "kNN top-1") == "ascending"
+    assert [float(text.split()[0]) for text in column("kNN top-1")[:9]] == shown[::-1]
+    assert column("kNN top-1")[-2:] == ["", ""]  # what has no value stays last
+    assert click(browser, "m") == "ascending"
+    assert [int(m) for m in column("m")] == sorted(int(m) for m in column("m"))  # as numbers: 512 before 4096
+
+
+def test_filtering(visit) -> None:
+    browser = visit("grid")
+    count = lambda: browser.execute_script("return document.getElementById('count').textContent")  # noqa: E731
+    assert count() == "11 configurations"
+    best = table(browser)[0]  # the published row stands below it, and stays there
+    write_filter(browser, f"m={best['m']} temperature={best['temperature']}")
+    [ours, published] = table(browser)
+    assert ours == best and best["temperature"] == "0.1" and published["temperature"] == "published"
+    assert count() == "1 of 11 configurations"
+    write_filter(browser, "FAILED")
+    assert [row["temperature"] for row in table(browser)] == ["0.6"]
+    write_filter(browser, "nothing of the kind")
+    assert table(browser) == []
+    write_filter(browser, "")
+    assert count() == "11 configurations"
+
+
+def test_a_thousand_configurations_come_in_pages(visit) -> None:
+    browser = visit("many")
+    shown = lambda: sum(row["temperature"] != "published" for row in table(browser))  # noqa: E731
+    assert shown() == 50
+    browser.execute_script("document.getElementById('more').click()")
+    assert shown() == 100
+    grey, *colours = charts(browser)["kNN top-1 over the epochs"]
+    assert len(colours) == panels.BEST and grey["y"].count(None) <= panels.GREY
+    assert {"All settings together", "kNN top-1 against optimizer.lr"} <= set(charts(browser))
+
+
+def test_charts_follow_the_scheme_at_load_and_on_change(visit) -> None:
+    browser = visit("grid", scheme="light")
+    look = (
+        "const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();"
+        "const box = document.querySelector('.plot');"
+        "return [css('--ink'), css('--card'), box.layout.font.color, box.layout.paper_bgcolor, box.data.at(-1).line.color]"
+    )
+    ink, card, font, paper, light = browser.execute_script(look)
+    assert (font, paper) == (ink, card)
+    prefer(browser, "dark")
+    for _ in range(100):  # charts are drawn anew after the page has changed
+        ink, card, font, paper, dark = browser.execute_script(look)
+        if font == ink:
+            break
+        time.sleep(0.1)
+    assert (font, paper) == (ink, card) and dark != light
+
+
+def test_the_charts_metric_can_be_chosen(visit) -> None:
+    browser = visit("grid")
+    assert "kNN top-1 against m" in charts(browser) and "Linear top-1 against m" not in charts(browser)
+    browser.execute_script(
+        "const box = document.getElementById('metric'); box.value = 'Linear top-1'; box.dispatchEvent(new Event('change'))"
+    )
+    assert "kNN top-1 against m" not in charts(browser) and "Linear top-1 against m" in charts(browser)
+    assert "kNN top-1 over the epochs" in charts(browser)
+
+
+def test_what_is_read_on_it_has_contrast(visit) -> None:
+    """At least 4.5 to 1 (WCAG AA) for text and 3 to 1 for lines, in both schemes."""
+    for scheme in SCHEMES:
+        names = ["--card", "--page", "--ink", "--soft", *(f"--c{i}" for i in range(panels.LINES))]
+        browser = visit("three", scheme=scheme)
+        style = "return arguments[0].map((n) => getComputedStyle(document.documentElement).getPropertyValue(n).trim())"
+        colours = dict(zip(names, browser.execute_script(style, names)))
+        for name in names[2:]:
+            for ground in names[:2]:
+                assert contrast(colours[name], colours[ground]) >= (4.5 if name in ("--ink", "--soft") else 3), (
+                    scheme,
+                    name,
+                )
+
+
+def contrast(one: str, other: str) -> float:
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear))
+
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_what_went_wrong_is_listed_as_text(visit, places) -> None:
+    browser = visit("grid")
+    text = browser.execute_script("return document.body.innerText")
+    assert "RuntimeError: <b>no</b>" in text and "cannot be read" in text and "moco-x-y-absentabse" in text
+    assert "1 pending" in text and "1 failed" in text and "1 damaged" in text and "1 missing" in text
+
+
+# Without a browser
+
+
+def test_only_what_varies_is_a_column_and_the_rest_is_one_line(pages) -> None:
+    text = pages["grid"].read_text()
+    data = json.loads(text.partition('<script id="data" type="application/json">')[2].partition("</script>")[0])
+    heads = [head["name"] for head in data["table"]["heads"]]
+    numbers = [
+        "kNN top-1",
+        "kNN top-5",
+        "Linear top-1",
+        "Linear top-5",
+        "seeds",
+        "minutes",
+        "images/s",
+        "state",
+        "runs",
+    ]
+    assert heads == ["temperature", "m", *numbers]
+    line = text.partition("All runs share ")[2].partition("</details>")[0]
+    assert "batch_size=512" in line and not re.search(r"\b(temperature|m|seed)=", line.replace("knn_temperature=", ""))
+
+
+def test_folders_without_runs_are_named(places, tmp_path: Path) -> None:
+    assert any("photos" in sentence for sentence in report.write(places["grid"], [], tmp_path / "report.html"))
+
+
+def test_one_run_and_none_finished(finish, tmp_path: Path) -> None:
+    folder = finish(epochs=3)
+    assert report.write(tmp_path / "runs", [], tmp_path / "a.html")[0] == "No run has finished yet."
+    report.write(tmp_path / "runs", [folder.name], tmp_path / "b.html")
+    (folder / "config.yaml").write_text("{")
+    assert report.write(tmp_path / "runs", [], tmp_path / "c.html")[0] == "No run has finished yet."
+    assert "cannot be read" in (tmp_path / "c.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "values, kind",
+    [
+        ([0.05, 0.5], "log"),
+        ([512, 1024, 4096], "linear"),
+        ([512, 65536], "log"),
+        ([0.0, 0.9, 0.99, 0.999], "category"),
+        (["sgd", "adam"], "category"),
+        ([1, None], "category"),
+        ([0.07, 0.1, 0.2], "linear"),
+        ([3], "linear"),
+        ([i / 1000 for i in range(1, 9)] + [1.0], "log"),
+        ([0, *(0.5 + i / 1000 for i in range(20))], "linear"),
+    ],
+)
+def test_axes(values: list[Any], kind: str) -> None:
+    assert panels.axis(values) == kind
+
+
+@pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
+def test_the_figure(places, tmp_path: Path, ending: str) -> None:
+    pytest.importorskip("matplotlib")
+    for name in ("three", "grid"):
+        out = tmp_path / f"{name}.{ending}"
+        assert main(["plot", "--runs-dir", str(places[name]), "-o", str(out)]) == 0
+        assert out.read_bytes().startswith({"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}[ending])
+    if ending == "svg":
+        assert (tmp_path / "grid.svg").read_text().count(
+            "<!-- temperature -->"
+        ) == 2  # of its panel and of the heat map
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["report", "nosuch"], "there is no run nosuch"),
+        (["report", "-o", "no/such/folder/r.html"], "no/such/folder/r.html cannot be written"),
+        (["plot", "-o", "no/such/folder/r.png"], "no/such/folder/r.png cannot be written"),
+        (["plot", "-o", "r.docx"], "r.docx: Format 'docx' is not supported"),
+        (["report", "--runs-dir", "nothing"], "there are no runs in nothing"),
+    ],
+)
+def test_mistakes_are_one_line(places, words: list[str], message: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*words, *([] if "--runs-dir" in words else ["--runs-dir", str(places["three"])])]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and message in line and list(tmp_path.glob("r.*")) == []
+
+
+def test_without_plotly_it_says_what_to_install(places, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "plotly.offline", None)
+    assert main(["report", "--runs-dir", str(places["three"]), "-o", str(tmp_path / "r.html")]) == 1
+    assert capsys.readouterr().err == "error: report needs plotly and jinja2: pip install plotly jinja2\n"

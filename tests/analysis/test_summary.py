@@ -1,0 +1,191 @@
+"""Statistics over seeds against closed forms and a bootstrap by enumeration; the answer in words."""
+
+import itertools
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from folders import write_run
+
+from moco.analysis.records import look
+from moco.analysis.summary import configurations, difference, ranked, sentences
+from moco.runs.run import Run, all_runs
+
+A, B = [81.2, 82.9, 82.1], [80.4, 81.9, 80.1]
+
+
+@pytest.fixture
+def answer(tmp_path: Path) -> Callable[..., str]:
+    """The answer for all runs, or for these; lines apart."""
+    return lambda runs=None: "\n".join(sentences(*look(runs or all_runs(tmp_path / "runs"))))
+
+
+@pytest.fixture
+def seeds(finish: Callable[..., Path]) -> Callable[..., list[Path]]:
+    """seeds([50.0, 51.0], "m=512") -> a run a value, of seeds 0, 1, ..."""
+    return lambda values, *words, **more: [
+        finish(f"seed={i}", *words, top1=value, **more) for i, value in enumerate(values)
+    ]
+
+
+def read(folder: Path) -> Any:
+    return configurations(look(all_runs(folder))[0])
+
+
+# Statistics
+
+
+def test_seeds_fold_into_mean_deviation_and_count_best_first(seeds, finish, tmp_path: Path) -> None:
+    seeds(B, "temperature=0.2")
+    seeds(A, "temperature=0.1", linear=70.0)
+    finish("temperature=0.3", epochs=5)
+    found = read(tmp_path / "runs")
+    order = ranked(found, "knn/top1")
+    assert [c.label for c in order] == ["temperature=0.1", "temperature=0.2"] and len(found) == 3
+    for configuration, values in zip(order, (A, B)):
+        assert sorted(configuration.values("knn/top1")) == sorted(values)
+        expected = {"mean": pytest.approx(sum(values) / 3), "std": pytest.approx(statistics.stdev(values)), "n": 3}
+        assert configuration.score("knn/top1") == expected
+    assert [c.label for c in ranked(found, "linear/top1")] == ["temperature=0.1"]
+    assert order[1].score("linear/top1") is None
+
+
+def test_difference_has_the_bootstrap_interval_of_all_resamples() -> None:
+    means = lambda values: [np.mean(draw) for draw in itertools.product(values, repeat=len(values))]  # noqa: E731
+    differences = [a - b for a in means(A) for b in means(B)]
+    low, high = np.percentile(differences, [2.5, 97.5])
+    found = difference(A, B)
+    assert found.mean == pytest.approx(np.mean(A) - np.mean(B))
+    assert found.low == pytest.approx(low, abs=0.04) and found.high == pytest.approx(high, abs=0.04)
+    assert difference(A, B) == found  # the same each time
+    turned = difference(B, A)
+    assert (turned.mean, turned.low) == (pytest.approx(-found.mean), pytest.approx(-found.high, abs=0.08))
+
+
+def test_of_many_seeds_the_interval_is_the_normal_one() -> None:
+    draw = np.random.default_rng(0)
+    a, b = draw.normal(3, 2, 400), draw.normal(0, 1, 300)
+    found = difference(a, b)
+    half = 1.96 * np.sqrt(a.var(ddof=1) / 400 + b.var(ddof=1) / 300)
+    middle = a.mean() - b.mean()
+    assert [found.low, found.high] == pytest.approx([middle - half, middle + half], abs=0.1 * half)
+
+
+def test_of_three_seeds_the_interval_is_as_narrow_as_is_said() -> None:
+    draw = np.random.default_rng(1)
+    found = [difference(draw.normal(size=3), draw.normal(size=3)) for _ in range(150)]
+    assert 0.7 < np.mean([f.low <= 0 <= f.high for f in found]) < 0.9
+
+
+def test_equal_values_and_single_ones() -> None:
+    assert difference([50.0, 50.0], [49.0, 49.0]) == (1, 1, 1)
+    assert difference([50.0], [49.0, 48.0]) is None and difference([50.0, 51.0], [49.0]) is None
+
+
+def test_labels_are_the_method_or_what_was_swept(finish, tmp_path: Path) -> None:
+    finish()
+    assert [c.label for c in read(tmp_path / "runs")] == ["moco"]
+    finish("method=simclr", "batch_size=64")
+    assert sorted(c.label for c in read(tmp_path / "runs")) == ["moco", "simclr"]
+    finish("temperature=0.3")
+    labels = sorted(c.label for c in read(tmp_path / "runs"))
+    assert labels == ["method=moco temperature=0.1", "method=moco temperature=0.3", "method=simclr temperature=0.5"]
+
+
+# The answer in words
+
+
+def test_seeds_that_tell_two_apart(seeds, answer) -> None:
+    seeds(A, "temperature=0.1")
+    seeds([v - 5 for v in A], "temperature=0.2")
+    first, second, *rest = answer().splitlines()
+    expected = f"{np.mean(A):.2f} ± {statistics.stdev(A):.2f} % (n=3)"
+    assert first == f"temperature=0.1 is the best of 2 configurations: {expected} kNN top-1 after the last epoch."
+    found = difference(A, [v - 5 for v in A])
+    assert second.startswith("The next, temperature=0.2, is 5.00 points below (95% bootstrap interval over seeds ")
+    assert f"{found.low:.2f} to {found.high:.2f}; with 3 seeds it is rough and too narrow), more than seeds" in second
+    assert "Seeds of each configuration: 3." in rest
+
+
+def test_seeds_that_do_not(seeds, answer) -> None:
+    seeds(A, "temperature=0.1")
+    seeds([v - 0.2 for v in A], "temperature=0.2")
+    assert "is 0.20 points below" in answer() and "so the two are not told apart" in answer()
+
+
+def test_one_seed_each_may_be_chance_and_says_what_to_type(finish, answer) -> None:
+    finish("temperature=0.1", top1=51.0)
+    finish("temperature=0.2", top1=50.0)
+    assert "temperature=0.2, is 1.00 points below. With one seed each a small difference may be chance" in answer()
+    assert "seed=0,1,2" in answer() and "interval" not in answer() and "±" not in answer()
+
+
+def test_one_seed_beside_several(seeds, finish, answer) -> None:
+    seeds([50.0, 51.0], "temperature=0.1")
+    finish("temperature=0.2", top1=60.0)
+    assert "With one seed of temperature=0.2 a small difference may be chance" in answer()
+    assert "Seeds of each configuration: 1 to 2." in answer()
+
+
+def test_the_last_epoch_counts_and_the_best_is_never_shown(finish, answer) -> None:
+    for t, last, best in ((0.1, 51.0, 77.77), (0.2, 50.0, 88.88)):
+        folder = finish(f"temperature={t}", top1=last)
+        result = json.loads((folder / "result.json").read_text())
+        (folder / "result.json").write_text(json.dumps(result | {"best": {"knn/top1": best, "epoch": 3}}))
+    assert answer().startswith("temperature=0.1 is the best of 2 configurations: 51.00 %")
+    assert "77.77" not in answer() and "88.88" not in answer()
+
+
+def test_picking_on_the_test_set_is_said(finish, answer, tmp_path: Path) -> None:
+    first = finish("temperature=0.1", top1=51.0)
+    assert "test set" not in answer()  # nothing was picked
+    finish("temperature=0.2")
+    assert "kNN was measured on the test set, and the best setting picked by it" in answer()
+    held = [finish(f"temperature={t}", "data.validation=0.1") for t in (0.1, 0.2)]
+    assert "test set" not in answer([Run(folder) for folder in held])
+    assert answer([Run(first), Run(held[0])]).count("One configuration has finished") == 2
+
+
+def test_data_sets_are_not_compared_with_each_other(finish, answer) -> None:
+    finish("temperature=0.1", top1=90.0)
+    finish("temperature=0.2", top1=91.0)
+    finish("data=cifar100", top1=60.0)
+    said = answer()
+    assert "On cifar10: data=cifar10 temperature=0.2 is the best of 2 configurations" in said
+    assert "On cifar100: One configuration has finished, data=cifar100 temperature=0.1: 60.00 %" in said
+
+
+def test_linear_evaluation_agrees_or_does_not(finish, answer) -> None:
+    finish("temperature=0.1", top1=51.0, linear=60.0, linear_cached=63.0)
+    finish("temperature=0.2", top1=50.0, linear=62.0)
+    assert "Linear evaluation puts temperature=0.2 first: 62.00 %." in answer()
+    assert "Linear evaluation on cached features puts the same one first (of 1 that have it): 63.00 %." in answer()
+
+
+def test_what_has_no_result_is_named_by_its_state(finish, answer, checked, tmp_path: Path) -> None:
+    finish("seed=0")
+    half, failed = finish("seed=1", epochs=5), finish("seed=2", epochs=1, error="RuntimeError: no")
+    damaged = finish("seed=3")
+    (damaged / "config.yaml").write_text("{")
+    runs = [*all_runs(tmp_path / "runs"), Run(tmp_path / "runs" / "moco-x-y-absentabse")]
+    ids = [folder.name.rpartition("-")[2] for folder in (half, failed)]
+    last = answer(runs).splitlines()[-1]
+    assert last.startswith("Not in it are 4 of 5 runs: ") and f"1 pending ({ids[0]})" in last
+    assert (
+        f"1 failed ({ids[1]})" in last
+        and f"1 damaged ({damaged.name})" in last
+        and "1 missing (moco-x-y-absent" in last
+    )
+    with Run(half).claim():
+        assert f"1 running ({ids[0]})" in answer(runs)
+
+
+def test_many_are_counted_and_a_few_named(checked, answer, tmp_path: Path) -> None:
+    for seed in range(7):
+        write_run(tmp_path / "runs", {**checked(), "seed": seed}, epochs=2)
+    assert answer().splitlines()[0] == "No run has finished yet."
+    assert "Not in it are 7 of 7 runs: 7 pending (" in answer() and answer().count(",") == 3 and " ...)" in answer()
