@@ -1,12 +1,15 @@
-"""Small files that are written whole or not at all, and locks. Imports nothing of the project."""
+"""Small files that are written whole or not at all, and locks. Imports nothing of the project but its error."""
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
+
+from moco.errors import UserError
+
+Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
 
 
 @contextlib.contextmanager
@@ -28,23 +31,43 @@ def write_atomic(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: object) -> None:
     write_atomic(path, json.dumps(content, indent=1) + "\n")
 
 
-def read_json(path: Path | str) -> Any:
-    """The file's content, or None where it is absent or no JSON."""
+def read_json(path: Path | str) -> Json:
+    """The file's content; None where it is absent or is not JSON."""
     try:
         with open(path, "rb") as file:
-            return json.loads(file.read())
+            content: Json = json.loads(file.read())
+            return content
     except (OSError, ValueError):
         return None
 
 
+def read_mapping(path: Path | str) -> dict[str, Json] | None:
+    """The file's content; None where it is absent or is not a mapping."""
+    content = read_json(path)
+    return content if isinstance(content, dict) else None
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds a lock that the kernel frees when the process dies; a file system without locks goes without."""
-    with open(path, "w") as file:
-        with contextlib.suppress(OSError):
-            fcntl.lockf(file, fcntl.LOCK_EX)
+    """Holds a lock that the kernel frees when the process dies.
+
+    Raises:
+        UserError: the file system has no locks.
+    """
+    import filelock
+
+    try:
+        lock = filelock.FileLock(path)
+        lock.acquire()
+    except (NotImplementedError, OSError) as error:
+        raise UserError(
+            f"{path} cannot be locked ({error}): give a runs_dir on a file system with locks (NFS: mount it without nolock)"
+        ) from error
+    try:
         yield
+    finally:
+        lock.release()

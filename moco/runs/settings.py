@@ -1,0 +1,86 @@
+"""Which settings tell configurations apart, and how they are typed. Works on flat configurations: dotted key -> value."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+from moco.io import Json
+from moco.runs.identity import identifies
+
+Flat: TypeAlias = Mapping[str, Json]
+
+
+def identifying(flat: Flat) -> dict[str, Json]:
+    """The flat configuration less what cannot change the result."""
+    return {key: value for key, value in flat.items() if identifies(key)}
+
+
+def varying(flats: Sequence[Flat]) -> list[str]:
+    """The settings in which the configurations differ, choices of groups first.
+
+    Left out are interpolated copies of root keys (method.m), and what another choice of a group brings along (method.splits
+    of MoCo beside SimCLR), which its name says already.
+    """
+    found = [key for key in own_keys(flats) if _varies(key, flats)]
+    return sorted(found, key=lambda key: not key.endswith(".name"))
+
+
+def own_keys(flats: Iterable[Flat]) -> list[str]:
+    """The keys that a setting stands under; left out are `_target_` and interpolated copies of root keys (method.m)."""
+    keys: dict[str, None] = {}
+    for flat in flats:
+        keys.update(dict.fromkeys(flat))
+    roots = {key for key in keys if "." not in key}
+    copies = {key for key in keys if key.startswith("method.") and key.partition(".")[2] in roots}
+    return [key for key in keys if key not in copies and not key.endswith("._target_")]
+
+
+def _varies(key: str, flats: Sequence[Flat]) -> bool:
+    """Whether the key differs; one of a group, among the configurations that share the group's choice."""
+    if "." not in key or key.endswith(".name"):
+        return len({hashable(flat.get(key)) for flat in flats}) > 1
+    name = f"{key.partition('.')[0]}.name"
+    found = {(hashable(flat.get(name)), hashable(flat[key])) for flat in flats if key in flat}
+    return len(found) > len({choice for choice, _ in found})
+
+
+def hashable(value: Json) -> None | bool | int | float | str:
+    """A setting that a set takes: lists as text."""
+    return repr(value) if isinstance(value, list | dict) else value
+
+
+def swept(flats: Sequence[Flat]) -> list[str]:
+    """The fewest settings that tell the configurations apart: what a group's choice brings along is left out.
+
+    Left out is a setting that the name of another choice fixes throughout (augment and momentum of each method).
+    """
+    keys = [key for key in varying(flats) if key != "seed"]
+    values = {key: [repr(flat.get(key)) for flat in flats] for key in keys}
+    kept: list[str] = []
+    for i, key in enumerate(keys):
+        # Of two names that fix each other the first one stays.
+        leaders = [other for other in (*kept, *keys[i + 1 :]) if other.endswith(".name")]
+        if not any(
+            _fixes(values[other], values[key]) and (other in kept or not _fixes(values[key], values[other]))
+            for other in leaders
+        ):
+            kept.append(key)
+    return kept
+
+
+def _fixes(one: Sequence[str], other: Sequence[str]) -> bool:
+    return len(set(zip(one, other))) == len(set(one))
+
+
+def describe(flats: Sequence[Flat], keys: Sequence[str] | None = None) -> list[str]:
+    """Of each configuration the settings in which it differs from the others (or these `keys`), as people would type them."""
+    keys = varying(flats) if keys is None else keys
+    return [
+        " ".join(f"{key.removesuffix('.name')}={plain(flat[key])}" for key in keys if flat.get(key) is not None)
+        for flat in flats
+    ]
+
+
+def plain(value: object) -> str:
+    """A value as it is typed."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
