@@ -1,55 +1,58 @@
 """A sweep's points composed fast: each choice of groups by Hydra, plain values set on what it gave.
 
-Hydra composes some 15 points a second, since it merges all files anew for each.
+Hydra composes some 15 points per second, since it merges all files anew for each.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-CONF = Path(__file__).parents[2] / "conf"
+from moco.config.places import CONF
+from moco.io import Json
+
 ABSENT = object()
 
 
 class Composer:
     """Composer(loader, config)(["method=moco", "m=64"]) -> the resolved configuration, without Hydra's own part."""
 
-    def __init__(self, loader: Any, config: DictConfig):
+    def __init__(self, loader: ConfigLoader, config: DictConfig):
         self.loader, self.config = loader, config
         parse = OverridesParser.create(config_loader=loader).parse_override
-        self.parse, self.base, self.is_group = cache(parse), cache(self._base), cache(loader.repository.group_exists)
+        is_group = loader.repository.group_exists  # type: ignore[attr-defined]  # of Hydra's one implementation
+        self.parse, self.base, self.is_group = cache(parse), cache(self._base), cache(is_group)
 
-    def __call__(self, words: Sequence[str]) -> dict[str, Any]:
+    def __call__(self, words: Sequence[str]) -> dict[str, Json]:
         overrides = [self.parse(word) for word in words]
         keys = [override.key_or_group for override in overrides]
         easy = [self._plain(o) and keys.count(o.key_or_group) == 1 for o in overrides]
         base, before = self.base(tuple(word for word, is_easy in zip(words, easy) if not is_easy))
         values = {o.key_or_group: o.value() for o, is_easy in zip(overrides, easy) if is_easy}
         if not all(_replaceable(before, key, value) for key, value in values.items()):
-            return _resolved(self._base(tuple(words))[0])
+            return resolved(self._base(tuple(words))[0])
         try:
             for key, value in values.items():
                 OmegaConf.update(base, key, value)
-            return _resolved(base)
+            return resolved(base)
         finally:
             for key in values:
                 OmegaConf.update(base, key, _at(before, key))
 
-    def _base(self, words: tuple[str, ...]) -> tuple[DictConfig, dict[str, Any]]:
+    def _base(self, words: tuple[str, ...]) -> tuple[DictConfig, Mapping[str, object]]:
         """What Hydra composes from these words, live and as plain data with its interpolations."""
         composed = self.loader.load_sweep_config(self.config, list(words)) if words else self.config
         values = OmegaConf.to_container(composed, resolve=False)
         assert isinstance(values, dict)
         del values["hydra"]
-        return OmegaConf.create(values), values  # type: ignore[return-value]
+        return OmegaConf.create(values), {str(key): value for key, value in values.items()}
 
     def _plain(self, override: Override) -> bool:
         """key=value with a value that stands for itself, and nothing that chooses a file."""
@@ -60,41 +63,56 @@ class Composer:
         return changes and own and not override.is_sweep_override() and "???" not in scalars and not self.is_group(key)
 
 
-def _resolved(config: DictConfig) -> dict[str, Any]:
-    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+def resolved(config: DictConfig) -> dict[str, Json]:
+    """The configuration as plain data, its interpolations resolved."""
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    return values  # type: ignore[return-value]  # YAML's keys are text and its values JSON's
 
 
-def _at(values: Any, key: str) -> Any:
+def _at(values: object, key: str) -> object:
     """The value at a dotted key; ABSENT where there is none."""
     for part in key.split("."):
         values = values.get(part, ABSENT) if isinstance(values, dict) else ABSENT
     return values
 
 
-def _replaceable(values: dict[str, Any], key: str, value: Any) -> bool:
-    """Whether setting the key is no more than that: it is there, alone, and no interpolation."""
+def _replaceable(values: Mapping[str, object], key: str, value: object) -> bool:
+    """Whether setting the key does no more than that: it is there, alone, and is not an interpolation."""
     old = _at(values, key)
     alone = old is not ABSENT and not isinstance(old, dict)
     return alone and isinstance(old, list) == isinstance(value, list) and "$" not in str(old)
 
 
-def _composed(name: str, words: Sequence[str], **options: bool) -> DictConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(name, list(words), **options)
-
-
-def composed(words: Sequence[str], entry: str = "train") -> dict[str, Any]:
+def composed(words: Sequence[str], entry: str = "train") -> dict[str, Json]:
     """The resolved configuration, not checked yet, that train.py or linear_eval.py gets from these words."""
-    return _resolved(_composed(entry, words))
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return resolved(compose(entry, list(words)))
 
 
 def show_help(name: str, words: Sequence[str]) -> None:
     """Prints the help of an entry point and leaves, where its words ask for it: Hydra's own way lists all its groups twice."""
-    if {"-h", "--help"} & set(words):
-        overrides = [word for word in words if not word.startswith("-")]
+    if not {"-h", "--help"} & set(words):
+        return
+    overrides, folders = _split(words)
+    searched = [f"hydra.searchpath=[{','.join(f'file://{Path(f).absolute()}' for f in folders)}]"] * bool(folders)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            shown = _composed(name, overrides, return_hydra_config=True)
-        except HydraException:  # a sweep's values, or words that are wrong: what there is, is what the user asks for
-            shown = _composed(name, [], return_hydra_config=True)
-        print(shown.hydra.help.template)
-        sys.exit()
+            shown = compose(name, overrides + searched, return_hydra_config=True)
+        except HydraException:  # a sweep's values, or words that are wrong: the user asks what there is
+            shown = compose(name, searched, return_hydra_config=True)
+    print(shown.hydra.help.template)
+    sys.exit()
+
+
+def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The overrides among a command's words, and the folders given by --config-dir."""
+    overrides, folders, left = list[str](), list[str](), iter(words)
+    for word in left:
+        if word in ("--config-dir", "-cd"):
+            folders.append(next(left, "."))
+        elif word.startswith("--config-dir="):
+            folders.append(word.partition("=")[2])
+        elif not word.startswith("-"):
+            overrides.append(word)
+    return overrides, folders

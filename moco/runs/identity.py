@@ -76,7 +76,7 @@ def flatten(nested: Json, prefix: str = "") -> dict[str, Json]:
     return flat
 
 
-def _text(value: Json | dict[str, Json]) -> str:
+def _text(value: Json) -> str:
     return json.dumps(value, sort_keys=True)
 
 

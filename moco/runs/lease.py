@@ -1,21 +1,22 @@
-"""Who works on a run: a claim with a heartbeat, and how an attempt ended. Imports no torch."""
+"""Who works on a run: a lease with a heartbeat, and how an attempt ended. Imports no torch."""
 
 import contextlib
+import dataclasses
 import os
 import re
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from moco.errors import UserError
-from moco.io import locked, read_json, write_json
+from moco.io import Json, locked, read_mapping, write_json
+from moco.runs.state import State
 
 HEARTBEAT = 10.0  # seconds between heartbeats
-STALE = 6 * HEARTBEAT  # a claim on another machine without a heartbeat for so long is taken over
+STALE = 6 * HEARTBEAT  # a lease on another machine without a heartbeat for so long is taken over
 EXIT_STOPPED = 75  # sysexits' EX_TEMPFAIL: stopped by a signal with a checkpoint; the same command goes on
 
 
@@ -27,13 +28,8 @@ class Lost(RuntimeError):
     """Another process took this run over, because this one gave no sign of life."""
 
 
-def ending(error: BaseException) -> str:
-    """The word for how an attempt ended that raised this."""
-    if isinstance(error, Stopped | KeyboardInterrupt):
-        return "timed out" if str(error) == "SIGUSR2" else "stopped"
-    # torch's allocators raise RuntimeError on the CPU and a subclass of it on CUDA: only the text tells.
-    no_memory = isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", str(error))
-    return "out of memory" if no_memory else "failed"
+class Damaged(UserError):
+    """A small file in a run's folder does not hold what it should."""
 
 
 class Stopped(SystemExit):
@@ -47,72 +43,144 @@ class Stopped(SystemExit):
         return self.why
 
 
-class Claim:
+@dataclass(frozen=True)
+class Place:
+    """Where an attempt runs, as its launcher knows it; empty where it was started by hand.
+
+    Attributes:
+        sweep: the sweep's name.
+        label: the settings that tell the run from the others of its sweep.
+        queue: `local` or `slurm`.
+        job: the id of the queue's job.
+        slot: the name of the place on this machine.
+        visible: CUDA_VISIBLE_DEVICES.
+    """
+
+    sweep: str | None = None
+    label: str = ""
+    queue: str | None = None
+    job: str | None = None
+    slot: str | None = None
+    visible: str | None = None
+
+
+BY_HAND = Place()
+
+
+@dataclass
+class Holder:
+    """Who holds a run or held it last, how far it has come and how it ended: the content of lease.json."""
+
+    token: str
+    machine: str
+    host: str
+    pid: int
+    born: str | None
+    started: float
+    what: str = ""
+    device: str = ""
+    place: Place = BY_HAND
+    progress: dict[str, float] = field(default_factory=dict)
+    ended: State | None = None
+    why: str = ""
+    finished: float | None = None
+
+    @classmethod
+    def read(cls, path: Path | str) -> "Holder | None":
+        """The holder in that file; None where there is none.
+
+        Raises:
+            Damaged: the file holds something else.
+        """
+        content = read_mapping(path)
+        if content is None:
+            return None
+        try:
+            place = Place(**content.pop("place", None) or {})  # type: ignore[arg-type]
+            ended = State(str(content.pop("ended"))) if content.get("ended") else content.pop("ended", None)
+            holder = cls(**content, place=place, ended=ended)  # type: ignore[arg-type]
+            if isinstance(holder.pid, int) and isinstance(holder.progress, dict):
+                return holder
+        except (TypeError, ValueError):
+            pass
+        raise Damaged(f"{path} is damaged: remove it, if nobody works on the run")
+
+
+def ending(error: BaseException) -> State:
+    """How an attempt ended that raised this."""
+    if isinstance(error, Stopped | KeyboardInterrupt):
+        return State.TIMED_OUT if str(error) == "SIGUSR2" else State.STOPPED
+    # torch's allocators raise RuntimeError on the CPU and a subclass of it on CUDA: only the text tells.
+    no_memory = isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", str(error))
+    return State.OUT_OF_MEMORY if no_memory else State.FAILED
+
+
+class Lease:
     """A hold on a run: a file with the holder and its progress, rewritten by a thread as the heartbeat.
 
     A holder on this machine is judged by its process, one elsewhere by the age of its heartbeat. Taking over is done under
-    a file lock, so that of two who find a claim abandoned one gets it.
+    a file lock, so that of two who find a lease abandoned one gets it.
     """
 
-    def __init__(self, path: Path, details: Mapping[str, Any]):
+    def __init__(self, path: Path, what: str, device: str = "", place: Place = BY_HAND):
         self.path, self.lost = path, False
-        self.holder = {
-            "token": uuid.uuid4().hex,
-            "machine": machine(),
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "born": born(os.getpid()),
-            "started": time.time(),
-            "progress": {},
-            "ended": None,
-            **details,
-        }
-        with locked(path.with_name("claim.lock")):
-            other = read_json(path)
-            # The same SLURM job again; a local job's id is a process's, which another container may have too.
-            theirs = [(other or {}).get(key) for key in ("queue", "job")]
-            requeued = details.get("queue") == "slurm" and [details["queue"], details["job"]] == theirs
-            if other and not other.get("ended") and not requeued and alive(path, other):
-                raise Held(
-                    f"{path.parent} is being trained by process {other['pid']} on {other['host']}: wait for it, or end it"
-                )
+        pid = os.getpid()
+        self.holder = Holder(
+            uuid.uuid4().hex, machine(), socket.gethostname(), pid, born(pid), time.time(), what, device, place
+        )
+        with locked(path.with_name("lease.lock")):
+            other = Holder.read(path)
+            if other and not other.ended and not self._requeued(other) and alive(path, other):
+                raise Held(f"{path.parent} is held by process {other.pid} on {other.host}: wait for it, or end it")
             self._write()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
 
-    def progress(self, **values: Any) -> None:
+    def _requeued(self, other: Holder) -> bool:
+        """Whether the other is the same SLURM job; a local job's id is a process's, which another container may have too."""
+        ours, theirs = self.holder.place, other.place
+        return ours.queue == "slurm" and (ours.queue, ours.job) == (theirs.queue, theirs.job)
+
+    def progress(self, **values: float) -> None:
         """What the next heartbeat tells; raises Lost where another process took the run over."""
-        self.holder["progress"] = values
+        self.holder.progress = values
         if self.lost:
             raise Lost(f"{self.path.parent} was taken over by another process after a silence of this one")
 
-    def end(self, how: str, why: str) -> None:
+    def end(self, how: State, why: str) -> None:
         """Stops the heartbeat and records how the holder ended."""
         self._over.set()
         self._thread.join()
-        self.holder.update(ended=how, why=why, finished=time.time())
+        self.holder.ended, self.holder.why, self.holder.finished = how, why, time.time()
         if not self.lost:
             with contextlib.suppress(OSError):  # a full disk must not hide the error that ended the run
                 self._write()
 
     def _write(self) -> None:
-        write_json(self.path, self.holder)
+        write_json(self.path, dataclasses.asdict(self.holder))
 
     def _beat(self) -> None:
         while not self._over.wait(HEARTBEAT):
-            current = read_json(self.path)
-            self.lost = current is not None and current.get("token") != self.holder["token"]
+            current = read_mapping(self.path)
+            self.lost = current is not None and current.get("token") != self.holder.token
             if self.lost:
                 return
             with contextlib.suppress(OSError):
                 self._write()
 
 
-def alive(path: Path, holder: Mapping[str, Any]) -> bool:
-    """Whether a claim's holder still lives."""
-    if holder.get("machine") == machine():
-        return born(holder["pid"]) == holder["born"]
+def release(path: Path) -> None:
+    """Ends the lease of a holder that the caller knows to be gone before its heartbeat is stale."""
+    with locked(path.with_name("lease.lock")):
+        content: dict[str, Json] = read_mapping(path) or {}
+        write_json(path, {**content, "token": "", "ended": State.KILLED})
+
+
+def alive(path: Path, holder: Holder) -> bool:
+    """Whether a lease's holder still lives."""
+    if holder.machine == machine():
+        return born(holder.pid) == holder.born
     return time.time() - path.stat().st_mtime < STALE
 
 

@@ -1,0 +1,161 @@
+"""From what was composed to the typed configuration, or to one line for each thing that is wrong."""
+
+import difflib
+import inspect
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from moco.config.components import foreign_keys, taken_by
+from moco.config.schema import VERSION, Config, LinearEval
+from moco.errors import UserError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+def check(composed: Mapping[str, object], typed: Collection[str] | None = None, *, fold: bool = False) -> Config:
+    """The composed, resolved configuration of train.py as a typed one.
+
+    A key that the chosen method, model, ... does not use is refused where it was typed, and dropped where a file (a recipe)
+    brought it along.
+
+    Args:
+        typed: the keys on the command line (`typed_keys`); None: all count as typed.
+        fold: drop also what was typed and is not used, as a sweep over methods does.
+
+    Raises:
+        UserError: every unknown key, wrong type, value out of range, contradiction and unused key, one line each.
+    """
+    fitted, problems = _fit(composed, None if typed is None else frozenset(typed), fold)
+    config, more = _validated(Config, fitted)
+    if problems or config is None:
+        raise UserError("\n".join([*more, *problems]))
+    return config
+
+
+def check_linear_eval(composed: Mapping[str, object]) -> LinearEval:
+    """The composed, resolved configuration of linear_eval.py as a typed one.
+
+    Raises:
+        UserError: as check.
+    """
+    config, problems = _validated(LinearEval, composed)
+    if config is None:
+        raise UserError("\n".join(problems))
+    return config
+
+
+def thaw(frozen: Mapping[str, object]) -> Config:
+    """A frozen configuration, as `Config.frozen` made it.
+
+    Raises:
+        UserError: another version of the schema made it, or it is damaged.
+    """
+    if frozen.get("version") != VERSION:
+        raise UserError(f"its schema has version {frozen.get('version')}, this code reads version {VERSION}")
+    config, problems = _validated(Config, frozen)
+    if config is None:
+        raise UserError("; ".join(problems))
+    return config
+
+
+def typed_keys(words: Iterable[str]) -> frozenset[str]:
+    """The keys that command-line words set: `+method.splits=1` sets method.splits."""
+    return frozenset(re.sub(r"^[+~]+", "", word.partition("=")[0]).partition("@")[0] for word in words)
+
+
+def _fit(
+    composed: Mapping[str, object], typed: frozenset[str] | None, fold: bool
+) -> tuple[dict[str, object], list[str]]:
+    """The configuration without what it does not use, and a line for each such key that may not be dropped."""
+    fitted, problems = dict(composed), []
+
+    def refused(key: str) -> bool:
+        return not fold and (typed is None or key in typed)
+
+    method = fitted.get("method")
+    if isinstance(method, Mapping):
+        for key in Config.METHOD_KEYS:
+            if key not in method and (value := fitted.get(key)) is not None:
+                fitted[key] = None
+                if refused(key):
+                    problems.append(f"{key}={value} is not used by method={method.get('name')}: leave {key} out")
+    for group in Config.COMPONENTS:
+        section = fitted.get(group)
+        if not isinstance(section, Mapping) or not (foreign := foreign_keys(group, section)):
+            continue
+        takes = taken_by(str(section["_target_"]))
+        unused = [key for key in foreign if not takes.any and key not in takes.names]
+        fitted[group] = {key: value for key, value in section.items() if key not in unused}
+        listed = ", ".join(takes.names)
+        problems += [
+            f"{section.get('name')} has no setting {key}: it takes {listed}"
+            for key in unused
+            if refused(f"{group}.{key}")
+        ]
+    return fitted, problems
+
+
+def _validated(schema: type[Schema], values: Mapping[str, object]) -> tuple[Schema | None, list[str]]:
+    """The values in their types, or what is wrong with them."""
+    try:
+        return schema.model_validate(dict(values)), []
+    except ValidationError as error:
+        return None, [line for e in error.errors() for line in _explain(e, schema)]
+
+
+def _explain(error: "ErrorDetails", schema: type[BaseModel]) -> list[str]:
+    """One line for one of pydantic's errors; what a rule of ours says, as it says it."""
+    path = [str(part) for part in error["loc"]]
+    key, value = ".".join(path), error["input"]
+    if error["type"] == "value_error":
+        return error["msg"].removeprefix("Value error, ").splitlines()
+    if error["type"] == "extra_forbidden":
+        return [unknown_key(key, _known_keys(schema, path[:-1]))]
+    if error["type"] == "missing":
+        return [f"{key} is missing: give {key}=..."]
+    reason = re.sub(r"^(Input|Value|String) should", "should", error["msg"])
+    field = schema.model_fields.get(key)
+    hint = f" ({field.description})" if field and field.description else ""
+    return [f"{key}={value} {reason}{hint}"]
+
+
+def _known_keys(schema: type[BaseModel], path: Iterable[str]) -> list[str]:
+    prefix = ""
+    for part in path:
+        annotation = schema.model_fields[part].annotation
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        schema = next(o for o in options if inspect.isclass(o) and issubclass(o, BaseModel))
+        prefix += part + "."
+    return [prefix + (field.alias or name) for name, field in schema.model_fields.items() if not field.exclude]
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """The line that refuses a misspelt key and names the nearest."""
+    known = list(known)
+    near = difflib.get_close_matches(key, known, 1)
+    return f"unknown key {key}: " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}")
+
+
+def check_words(words: Iterable[str], schema: type[BaseModel] = Config) -> None:
+    """Refuses command-line words whose root key does not exist, before Hydra answers with its longer error.
+
+    Raises:
+        UserError: a line for each such word.
+    """
+    known = [*_known_keys(schema, ()), *(("sweeps",) if schema is Config else ())]
+    problems = []
+    for word in words:
+        if word.startswith("sweeps=wandb/"):
+            path = f"{word.replace('=', '/', 1).removesuffix('.yaml')}.yaml"
+            problems.append(f"{path} is W&B's: `wandb sweep {path}`, then `wandb agent` with what it prints")
+        match = re.match(r"^[+~]{0,2}([A-Za-z_]\w*)[\w./@]*=", word)
+        if match and match[1] not in (*known, "hydra"):
+            problems.append(unknown_key(match[1], known))
+    if problems:
+        raise UserError("\n".join(problems))

@@ -1,0 +1,99 @@
+"""From a section with a `_target_` to the live object, by Hydra's own instantiate; and what a target takes."""
+
+import functools
+import inspect
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import yaml
+
+from moco.config.places import CONF
+from moco.config.schema import Augmentation, Component
+from moco.errors import UserError
+
+HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")  # keys that are for instantiate itself
+
+
+class Taken(NamedTuple):
+    """The arguments of a target."""
+
+    names: tuple[str, ...]
+    any: bool  # whether it has **kwargs, and so takes every name
+
+
+def instantiate(section: Component | Augmentation, **live: object) -> Any:
+    """What the section's `_target_` makes of its values and of the live objects that it takes.
+
+    By hydra.utils.instantiate, so `_partial_`, `_args_`, `_convert_`, nested `_target_`s and `pkg.Class.method` mean what they
+    mean in Hydra; lists reach the target as lists. Live objects (`encoder`, `params`, `steps`, ...) are handed to a target
+    that names them or has **kwargs, and are never copied.
+
+    Raises:
+        UserError: there is no such target, or it does not take these arguments or values.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate as partially
+
+    takes = taken_by(section.target)
+    # A key that was left empty and that this target has no use for (data.root of the digits) is not an argument.
+    arguments = {
+        key: value
+        for key, value in section.arguments().items()
+        if value is not None or takes.any or key in takes.names or key in HYDRAS
+    }
+    for key in arguments:
+        if key not in (*HYDRAS, *takes.names) and not takes.any:
+            raise UserError(f"{section.name} has no setting {key}: it takes {', '.join(takes.names)}")
+    handed = {key: value for key, value in live.items() if takes.any or key in takes.names}
+    try:
+        make = partially({"_convert_": "all", **arguments, "_partial_": True})
+    except InstantiationException as error:  # of something nested
+        raise UserError(f"{section.name}: {' '.join(str(error).split())}") from error
+    try:
+        _bind(section, make, handed)
+        return make(**handed)
+    except (TypeError, ValueError) as error:
+        if section.target.startswith("moco."):  # our own say UserError where the user is at fault
+            raise
+        raise UserError(f"{section.name}: {' '.join(str(error).split())}") from error
+
+
+def _bind(section: Component | Augmentation, make: Any, handed: Mapping[str, object]) -> None:
+    """Refuses a call that lacks an argument."""
+    try:
+        inspect.signature(make).bind(**handed)
+    except TypeError as error:
+        raise UserError(f"{section.name}: {error}, it takes {', '.join(taken_by(section.target).names)}") from error
+
+
+@functools.cache
+def taken_by(path: str) -> Taken:
+    """What the target at a dotted path takes; imports it.
+
+    Raises:
+        UserError: there is no such target.
+    """
+    from hydra.utils import get_object
+
+    try:
+        parameters = inspect.signature(get_object(path)).parameters
+    except Exception as error:  # whatever importing a module of the user's raises
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise UserError(f"_target_: {path} cannot be imported ({reason})") from error
+    variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    names = tuple(name for name, p in parameters.items() if p.kind not in variable)
+    return Taken(names, any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()))
+
+
+def foreign_keys(group: str, section: Mapping[str, object]) -> list[str]:
+    """The keys with a value that are in none of the group's files for this target: only these need the target to judge them."""
+    own = _own_keys(group, str(section.get("_target_")))
+    return [key for key, value in section.items() if value is not None and key not in (*own, *HYDRAS)]
+
+
+@functools.cache
+def _own_keys(group: str, target: str) -> frozenset[str]:
+    """The keys that the files of a group's choices give to a target."""
+    contents = [yaml.safe_load(path.read_text()) for path in (CONF / group).glob("*.yaml")]
+    sections = [content.get(group, content) for content in contents]
+    return frozenset(key for section in sections if section.get("_target_") == target for key in section)

@@ -1,0 +1,86 @@
+"""The entry points train.py and linear_eval.py, also as `moco train` and `moco linear-eval`: compose, check, hand over."""
+
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from moco.config.check import check, check_linear_eval, check_words, typed_keys
+from moco.config.compose import resolved, show_help
+from moco.config.help import register_help
+from moco.config.places import CONF
+from moco.config.schema import Config, LinearEval
+from moco.errors import UserError
+
+T = TypeVar("T")
+
+
+def train() -> None:
+    """Trains one run, or each of a sweep, as the command line says."""
+    _prepare("train", Config)
+    _train()
+
+
+def linear_eval() -> None:
+    """Linear evaluation of one run, or of each run of a sweep, as the command line says."""
+    _prepare("linear_eval", LinearEval)
+    _linear_eval()
+
+
+def _prepare(name: str, schema: type[Config] | type[LinearEval]) -> None:
+    """What comes before Hydra: words that are wrong are refused, and help is printed."""
+    register_help(schema)
+    run_or_exit(lambda: check_words(sys.argv[1:], schema))
+    show_help(name, sys.argv[1:])
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
+def _train(composed: DictConfig) -> float:
+    """Returns the kNN top-1 in percent, the sweeper's objective."""
+    from moco.training.pretrain import train
+
+    typed = typed_keys(HydraConfig.get().overrides.task)
+    return run_or_exit(lambda: train(check(resolved(composed), typed)))
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="linear_eval")
+def _linear_eval(composed: DictConfig) -> float | None:
+    """Returns the linear top-1 in percent of the one run."""
+    return run_or_exit(lambda: _evaluate(check_linear_eval(resolved(composed))))
+
+
+def _evaluate(asked: LinearEval) -> float | None:
+    """Evaluates the run, or launches the evaluations of a sweep."""
+    if (asked.run is None) == (asked.sweep is None):
+        raise UserError("run is missing: give the id or folder of a finished run, run=<id>, or sweep=<name>")
+    if asked.sweep:
+        from moco.launch.plan import exit_code, launch, linear_tasks
+        from moco.runs.sweep import Sweep
+
+        options = OmegaConf.to_object(HydraConfig.get().launcher)
+        ends = launch(linear_tasks(asked), options, Sweep(asked.runs_dir, asked.sweep), rerun=asked.rerun)
+        if code := exit_code(ends):
+            sys.exit(code)
+        return None
+    from moco.runs.run import find
+    from moco.training.linear_eval import linear_eval
+
+    return linear_eval(find(asked.runs_dir, str(asked.run)), asked)
+
+
+def run_or_exit(job: Callable[[], T]) -> T:
+    """Runs the job; what the user can mend becomes one line per problem on stderr, and exit code 1."""
+    try:
+        return job()
+    except UserError as error:
+        say(error)
+        sys.exit(1)
+
+
+def say(error: UserError) -> None:
+    """Prints the error's lines on stderr."""
+    for line in str(error).splitlines():
+        print(f"error: {line}", file=sys.stderr)
