@@ -4,41 +4,50 @@ import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
+from moco.config.check import thaw
+from moco.config.schema import Config
+from moco.io import Json
+from moco.protocols import KNN, KNN_HEAD
+from moco.runs.identity import folder_name
 
-from moco.runs.run import folder_name
-
-SIZES = {
+SIZES: dict[str, Json] = {
     "params": 24_615_616,
     "multiply_adds": 1_298_923_520,
     "params_backbone": 23_500_352,
     "multiply_adds_backbone": 1_297_809_408,
 }
-PROBE = {"probes": {"augmented": {"params_classifier": 20_490}, "cached": {"params_classifier": 20_490}}}
-DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+PROBE: dict[str, Json] = {
+    "probes": {"augmented": {"params_classifier": 20_490}, "cached": {"params_classifier": 20_490}}
+}
 
 
-def point(cfg: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def point(cfg: Config, changes: Mapping[str, Json]) -> Config:
     """The configuration with some settings, by dotted keys, changed; the method's copies of root keys follow."""
-    changed = copy.deepcopy(dict(cfg))
+    changed = copy.deepcopy(cfg.frozen())
     for key, value in changes.items():
         *path, last = key.split(".")
         section = changed
         for part in path:
-            section = section[part]
+            section = _section(section, part)
         section[last] = value
-        if key in changed["method"]:
-            changed["method"][key] = value
-    return changed
+        method = _section(changed, "method")
+        if key in method:
+            method[key] = value
+    return thaw(changed)
 
 
-def curve(cfg: Mapping[str, Any], top1: float, seconds: float, every: int = 5) -> list[dict[str, Any]]:
+def _section(nested: dict[str, Json], name: str) -> dict[str, Json]:
+    section = nested[name]
+    assert isinstance(section, dict)
+    return section
+
+
+def curve(cfg: Config, top1: float, seconds: float, every: int = 5) -> list[dict[str, Json]]:
     """The lines of metrics.jsonl of a run that ends at `top1`."""
-    epochs, lines = cfg["epochs"], []
+    epochs, lines = cfg.epochs, []
     for epoch in range(1, epochs + 1):
-        line: dict[str, Any] = {
+        line: dict[str, Json] = {
             "epoch": epoch,
             "step": 390 * epoch,
             "train/loss": 2 + 5 / (1 + epoch),
@@ -46,39 +55,39 @@ def curve(cfg: Mapping[str, Any], top1: float, seconds: float, every: int = 5) -
         }
         if epoch % every == 0 or epoch == epochs:
             reached = top1 - 30 * (1 - epoch / epochs) ** 2
-            line |= {"knn/top1": reached, "knn/top5": min(100.0, reached + 40), "knn_head/top1": reached - 4}
+            line |= {KNN.top1: reached, KNN.metric(5): min(100.0, reached + 40), KNN_HEAD.top1: reached - 4}
         lines.append(line | {"seconds": seconds * epoch / epochs})
     return lines
 
 
 def write_run(
     runs_dir: Path,
-    cfg: Mapping[str, Any],
+    cfg: Config,
     top1: float = 50.0,
     *,
     epochs: int | None = None,
     error: str = "",
+    seconds: float = 1200.0,
     **more: float,
 ) -> Path:
-    """The folder of a run of that configuration with kNN `top1` and the linear results in `more`; `seconds` is one of them.
+    """The folder of a run of that configuration with kNN `top1` and the linear results in `more` (linear=60.0).
 
     Args:
         epochs: it has come only so far, and has no result.
         error: what it failed with.
     """
-    seconds = more.pop("seconds", 1200.0)
     folder = runs_dir / folder_name(cfg)
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.dump(dict(cfg), Dumper=DUMPER, sort_keys=False))
+    (folder / "config.json").write_text(json.dumps(cfg.frozen(), indent=1) + "\n")
     lines = curve(cfg, top1, seconds)
-    result: dict[str, Any] = {"knn/top1": top1, "knn/top5": min(99.0, top1 + 40)}
-    result |= {"best": {"knn/top1": top1 + 1, "epoch": 3}, **SIZES}
-    result |= {"evaluated_on": "test", "seconds": seconds, "steps": 390 * cfg["epochs"], "epochs": cfg["epochs"]}
+    result: dict[str, Json] = {KNN.top1: top1, KNN.metric(5): min(99.0, top1 + 40)}
+    result |= {"best": {KNN.top1: top1 + 1, "epoch": 3}, **SIZES}
+    result |= {"evaluated_on": "test", "seconds": seconds, "steps": 390 * cfg.epochs, "epochs": cfg.epochs}
     result |= PROBE if more else {}
     for name, value in more.items():
-        scores = {f"{name}/top1": value, f"{name}/top5": min(99.5, value + 30)}
+        scores: dict[str, Json] = {f"{name}/top1": value, f"{name}/top5": min(99.5, value + 30)}
         result |= scores
-        lines.append({"epoch": cfg["epochs"], "step": 390 * cfg["epochs"], **scores})
+        lines.append({"epoch": cfg.epochs, "step": 390 * cfg.epochs, **scores})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:epochs]))
     if error:
         (folder / "error.txt").write_text(error)
