@@ -1,4 +1,4 @@
-"""Which settings tell configurations apart, and how they are typed. Works on flat configurations: dotted key -> value."""
+"""Which settings tell configurations apart, and how they are typed. A flat configuration maps dotted keys to values."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,15 +18,15 @@ def identifying(flat: Flat) -> dict[str, Json]:
 def varying(flats: Sequence[Flat]) -> list[str]:
     """The settings in which the configurations differ, choices of groups first.
 
-    Left out are interpolated copies of root keys (method.m), and what another choice of a group brings along (method.splits
-    of MoCo beside SimCLR), which its name says already.
+    Left out are interpolated copies of root keys (method.m), and settings that only another choice of a group has
+    (method.splits of MoCo beside SimCLR), since the name of the choice says that already.
     """
     found = [key for key in own_keys(flats) if _varies(key, flats)]
     return sorted(found, key=lambda key: not key.endswith(".name"))
 
 
 def own_keys(flats: Iterable[Flat]) -> list[str]:
-    """The keys that a setting stands under; left out are `_target_` and interpolated copies of root keys (method.m)."""
+    """The keys of all settings, without `_target_` and without interpolated copies of root keys (method.m)."""
     keys: dict[str, None] = {}
     for flat in flats:
         keys.update(dict.fromkeys(flat))
@@ -40,40 +40,41 @@ def _varies(key: str, flats: Sequence[Flat]) -> bool:
     if "." not in key or key.endswith(".name"):
         return len({hashable(flat.get(key)) for flat in flats}) > 1
     name = f"{key.partition('.')[0]}.name"
-    found = {(hashable(flat.get(name)), hashable(flat[key])) for flat in flats if key in flat}
+    found = {(hashable(flat.get(name)), hashable(flat.get(key))) for flat in flats}  # absent counts as None
     return len(found) > len({choice for choice, _ in found})
 
 
 def hashable(value: Json) -> None | bool | int | float | str:
-    """A setting that a set takes: lists as text."""
+    """The setting in a form that fits into a set: lists as text."""
     return repr(value) if isinstance(value, list | dict) else value
 
 
 def swept(flats: Sequence[Flat]) -> list[str]:
-    """The fewest settings that tell the configurations apart: what a group's choice brings along is left out.
+    """The fewest settings that tell the configurations apart.
 
-    Left out is a setting that the name of another choice fixes throughout (augment and momentum of each method).
+    A setting is left out where the choice of some group determines it (the augmentation and momentum of each method).
     """
     keys = [key for key in varying(flats) if key != "seed"]
     values = {key: [repr(flat.get(key)) for flat in flats] for key in keys}
     kept: list[str] = []
     for i, key in enumerate(keys):
-        # Of two names that fix each other the first one stays.
+        # Of two choices that determine each other the first one stays.
         leaders = [other for other in (*kept, *keys[i + 1 :]) if other.endswith(".name")]
         if not any(
-            _fixes(values[other], values[key]) and (other in kept or not _fixes(values[key], values[other]))
+            _determines(values[other], values[key]) and (other in kept or not _determines(values[key], values[other]))
             for other in leaders
         ):
             kept.append(key)
     return kept
 
 
-def _fixes(one: Sequence[str], other: Sequence[str]) -> bool:
+def _determines(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether equal values of one mean equal values of the other."""
     return len(set(zip(one, other))) == len(set(one))
 
 
 def describe(flats: Sequence[Flat], keys: Sequence[str] | None = None) -> list[str]:
-    """Of each configuration the settings in which it differs from the others (or these `keys`), as people would type them."""
+    """For each configuration the settings in which it differs from the others, or these `keys`, as people type them."""
     keys = varying(flats) if keys is None else keys
     return [
         " ".join(f"{key.removesuffix('.name')}={plain(flat[key])}" for key in keys if flat.get(key) is not None)
@@ -82,5 +83,5 @@ def describe(flats: Sequence[Flat], keys: Sequence[str] | None = None) -> list[s
 
 
 def plain(value: object) -> str:
-    """A value as it is typed."""
+    """The value as it is typed on the command line."""
     return value if isinstance(value, str) else json.dumps(value, default=str)
