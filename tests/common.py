@@ -1,11 +1,19 @@
-"""What tests share beside fixtures: a run small enough to train in a second, and processes."""
+"""What tests share beside fixtures: composing, a run small enough to train in a second, and processes."""
 
+import functools
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+from moco.config import compose
+from moco.config.check import check, typed_keys
+from moco.config.places import CONF
+from moco.config.schema import Config
+
 ROOT = Path(__file__).parents[1]
+GROUPS = sorted(f for f in CONF.iterdir() if f.is_dir() and f.name not in ("hydra", "sweeps"))
+CHOICES = [(folder.name, file.stem) for folder in GROUPS for file in sorted(folder.glob("*.yaml"))]
 TINY = [
     "data=digits",
     "data.size=8",
@@ -25,6 +33,21 @@ METHODS = {
     "npid": ["method=npid", "m=100", "batch_size=64"],
 }
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "PYTHONWARNINGS": "error"}
+
+
+@functools.cache
+def _composed(*words: str, entry: str) -> dict[str, object]:
+    return {**compose.composed(words, entry)}
+
+
+def composed(*words: str, entry: str = "train") -> dict[str, object]:
+    """What train.py or linear_eval.py composes from these words, not checked."""
+    return {**_composed(*words, entry=entry)}
+
+
+def checked(*words: str) -> Config:
+    """The configuration that train.py gets from these words."""
+    return check(composed(*words), typed_keys(words))
 
 
 def python(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

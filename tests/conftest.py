@@ -3,16 +3,15 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
+import common
 import pytest
 import torch
 import wandb
 from common import METHODS, TINY
 from folders import write_run
 
-from moco.config import schema as config
-from moco.config.compose import composed
+from moco.config.schema import Config
 
 torch.set_num_threads(1)
 
@@ -38,28 +37,24 @@ def without_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[N
 
 
 @pytest.fixture(scope="session")
-def base() -> Callable[..., dict[str, Any]]:
+def base() -> Callable[..., Config]:
     """base("temperature=0.1", ...) -> the configuration that train.py would get."""
-
-    def make(*overrides: str) -> dict[str, Any]:
-        return config.check(composed(overrides))
-
-    return make
+    return common.checked
 
 
 @pytest.fixture
-def checked(base: Callable[..., dict[str, Any]], tmp_path: Path) -> Callable[..., dict[str, Any]]:
+def checked(base: Callable[..., Config], tmp_path: Path) -> Callable[..., Config]:
     """The same with runs in tmp_path/runs."""
-    return lambda *overrides: base(f"runs_dir={tmp_path}/runs", *overrides)
+    return lambda *words: base(f"runs_dir={tmp_path}/runs", *words)
 
 
 @pytest.fixture
-def tiny(checked: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+def tiny(checked: Callable[..., Config]) -> Callable[..., Config]:
     """tiny("simclr", "seed=1") -> a configuration of that method which trains in a second."""
-    return lambda method="moco", *overrides: checked(*METHODS[method], *TINY, *overrides)
+    return lambda method="moco", *words: checked(*METHODS[method], *TINY, *words)
 
 
 @pytest.fixture
-def finish(checked: Callable[..., dict[str, Any]], tmp_path: Path) -> Callable[..., Path]:
+def finish(checked: Callable[..., Config], tmp_path: Path) -> Callable[..., Path]:
     """finish("seed=1", ..., top1=50.0, linear=60.0) -> the folder of a run in tmp_path/runs that ended so."""
     return lambda *overrides, **scores: write_run(tmp_path / "runs", checked(*overrides), **scores)

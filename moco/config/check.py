@@ -106,13 +106,16 @@ def _validated(schema: type[Schema], values: Mapping[str, object]) -> tuple[Sche
     try:
         return schema.model_validate(dict(values)), []
     except ValidationError as error:
-        return None, [line for e in error.errors() for line in _explain(e, schema)]
+        found = error.errors()
+    wrong = {e["loc"] for e in found}
+    copies = {("method", key) for key in Config.METHOD_KEYS if (key,) in wrong}  # say the same again
+    return None, [line for e in found if e["loc"] not in copies for line in _explain(e, schema)]
 
 
 def _explain(error: "ErrorDetails", schema: type[BaseModel]) -> list[str]:
     """One line for one of pydantic's errors; what a rule of ours says, as it says it."""
     path = [str(part) for part in error["loc"]]
-    key, value = ".".join(path), error["input"]
+    key, value = ".".join(path), "null" if error["input"] is None else error["input"]
     if error["type"] == "value_error":
         return error["msg"].removeprefix("Value error, ").splitlines()
     if error["type"] == "extra_forbidden":

@@ -50,7 +50,8 @@ def instantiate(section: Component | Augmentation, **live: object) -> Any:
     except InstantiationException as error:  # of something nested
         raise UserError(f"{section.name}: {' '.join(str(error).split())}") from error
     try:
-        _bind(section, make, handed)
+        if takes.names:
+            _check_call(section, make, handed)
         return make(**handed)
     except (TypeError, ValueError) as error:
         if section.target.startswith("moco."):  # our own say UserError where the user is at fault
@@ -58,7 +59,7 @@ def instantiate(section: Component | Augmentation, **live: object) -> Any:
         raise UserError(f"{section.name}: {' '.join(str(error).split())}") from error
 
 
-def _bind(section: Component | Augmentation, make: Any, handed: Mapping[str, object]) -> None:
+def _check_call(section: Component | Augmentation, make: Any, handed: Mapping[str, object]) -> None:
     """Refuses a call that lacks an argument."""
     try:
         inspect.signature(make).bind(**handed)
@@ -76,10 +77,14 @@ def taken_by(path: str) -> Taken:
     from hydra.utils import get_object
 
     try:
-        parameters = inspect.signature(get_object(path)).parameters
+        target = get_object(path)
     except Exception as error:  # whatever importing a module of the user's raises
         reason = " ".join(str(error.__cause__ or error).split())
         raise UserError(f"_target_: {path} cannot be imported ({reason})") from error
+    try:
+        parameters = inspect.signature(target).parameters
+    except ValueError:  # some of Python's own types do not tell
+        return Taken((), True)
     variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     names = tuple(name for name, p in parameters.items() if p.kind not in variable)
     return Taken(names, any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()))

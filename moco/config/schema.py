@@ -162,7 +162,7 @@ class Probe(Section):
     weight_decay: float = Field(ge=0)
 
 
-class Tracker(Section):
+class Tracking(Section):
     name: Literal["wandb", "none"]
     mode: Literal["offline", "online"] = "offline"
     project: str = "moco"
@@ -213,7 +213,7 @@ class Config(Section):
     optimizer: Optimizer
     schedule: Schedule
     probe: Probe
-    tracker: Tracker
+    tracker: Tracking
     recipe: Recipe | None
     version: Literal[1] = Field(1, exclude=True)  # VERSION; written by `frozen`
 
@@ -230,7 +230,8 @@ class Config(Section):
             if used and value is None:
                 yield f"method={self.method.name} needs a value for {key}"
             elif used and getattr(self.method, key) != value:
-                yield f"method.{key}={getattr(self.method, key)} is a copy of the root key: give {key}={value}"
+                copy = getattr(self.method, key)
+                yield f"method.{key}={copy} is a copy of the root key: give {key}={copy}"
         splits, warmup = self.method.splits, self.schedule.warmup_epochs
         if splits and self.batch_size % splits:
             yield f"batch_size={self.batch_size} is not a multiple of method.splits={splits}: give another, or method.splits=1"
@@ -291,4 +292,4 @@ class LinearEval(Section):
     seed: int = Field(ge=0, description="of the classifier, its data order and views")
     rerun: bool = Field(description="evaluate again where it has been done")
     probe: Probe
-    tracker: Tracker
+    tracker: Tracking

@@ -1,5 +1,6 @@
 """Where a result came from: commit and diff, package versions, hardware."""
 
+import datetime
 import hashlib
 import json
 import platform
@@ -8,54 +9,74 @@ import subprocess
 import tempfile
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from moco.config.places import CODE, INSTALLED
 from moco.errors import UserError
+from moco.io import Json, read_json, write_atomic, write_json
 
-PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "wandb", "submitit", "timm")
-ROOT = Path(__file__).parents[2]
-FROZEN = ROOT / "snapshot.json"  # in a snapshot: the git_state that it was made from
+if TYPE_CHECKING:
+    import torch
+
+PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "wandb", "submitit", "timm", "moco-sweeps")
+FROZEN = CODE / "snapshot.json"  # in a snapshot: the git_state that it was made from
 
 
 def git_state() -> tuple[str | None, str]:
-    """The commit of this code and its uncommitted changes, (None, "") outside a checkout."""
+    """The commit of this code and its uncommitted changes; (None, "") outside of a checkout."""
     if FROZEN.exists():
         commit, diff = json.loads(FROZEN.read_text())
         return commit, diff
+    if INSTALLED:  # in whatever checkout the environment may lie, it is not this code's
+        return None, ""
     try:
-        run = lambda *a: subprocess.run(["git", "-C", str(ROOT), *a], capture_output=True, text=True, check=True).stdout  # noqa: E731
-        return run("rev-parse", "HEAD").strip(), run("diff", "HEAD")
+        return _git("rev-parse", "HEAD").strip(), _git("diff", "HEAD")
     except (OSError, subprocess.CalledProcessError):
         return None, ""
 
 
+def _git(*words: str) -> str:
+    return subprocess.run(["git", "-C", str(CODE), *words], capture_output=True, text=True, check=True).stdout
+
+
 def snapshot(folder: Path) -> Path:
-    """A copy of the tracked files as they are now, uncommitted changes included, under `folder`; made once a state.
+    """A copy of the tracked files as they are now, uncommitted changes included, under `folder`; made once per state.
 
     Raises:
-        UserError: this is no git checkout.
+        UserError: this is not a git checkout.
     """
     commit, diff = git_state()
     if commit is None:
-        raise UserError("snapshot=true copies what git tracks, and this is no git checkout: leave snapshot out")
+        raise UserError("snapshot=true copies what git tracks, and this is not a git checkout: leave snapshot out")
     target = folder / f"code-{commit[:10]}-{hashlib.sha256(diff.encode()).hexdigest()[:6]}"
     if not target.exists():
         aside = Path(tempfile.mkdtemp(dir=folder))
-        names = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, check=True).stdout
-        for name in filter(None, names.decode().split("\0")):
-            if (ROOT / name).is_file():  # a file deleted since the last commit is tracked still
+        for name in filter(None, _git("ls-files", "-z").split("\0")):
+            if (CODE / name).is_file():  # a file deleted since the last commit is tracked still
                 (aside / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, aside / name)
+                shutil.copy2(CODE / name, aside / name)
         (aside / FROZEN.name).write_text(json.dumps([commit, diff]))
         aside.rename(target)
     return target
 
 
-def collect(device: Any) -> dict[str, Any]:
-    """Versions, processor and device, for provenance.json."""
+def record(folder: Path, device: "torch.device", precision: str) -> None:
+    """Adds the attempt that begins to provenance.json in a run's folder, with git.diff beside it."""
+    path = folder / "provenance.json"
+    commit, diff = git_state()
+    attempts = read_json(path)
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    attempt: dict[str, Json] = {"started": started, "commit": commit, "dirty": bool(diff), **collect(device)}
+    write_json(path, [*(attempts if isinstance(attempts, list) else []), {**attempt, "precision": precision}])
+    if diff:
+        write_atomic(folder / "git.diff", diff)
+
+
+def collect(device: "torch.device") -> dict[str, Json]:
+    """Versions, processor and device."""
     import torch
 
-    versions = {}
+    versions: dict[str, Json] = {}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)
@@ -66,7 +87,6 @@ def collect(device: Any) -> dict[str, Any]:
     if info.exists():
         lines = info.read_text().splitlines()
         cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
-    card = torch.cuda.get_device_name(device) if getattr(device, "type", "") == "cuda" else None
     return {
         "python": platform.python_version(),
         "packages": versions,
@@ -74,5 +94,5 @@ def collect(device: Any) -> dict[str, Any]:
         "cpu": cpu,
         "threads": torch.get_num_threads(),
         "device": str(device),
-        "card": card,
+        "card": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
     }

@@ -1,0 +1,1 @@
+"""Mirrors of what is on disk, for dashboards."""

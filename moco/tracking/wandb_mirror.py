@@ -1,131 +1,109 @@
-"""wandb as a mirror of what is on disk. A tracker that fails never stops a training: it says so once and falls silent."""
+"""wandb as a mirror of what is on disk. If it fails, it says so once and falls silent: the training goes on."""
 
 import os
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import yaml
 
+from moco.config.schema import Config, Tracking
+from moco.io import Json
+from moco.protocols import ACCURACIES
+from moco.runs.lease import Place
 from moco.runs.run import Run
+from moco.tracking.tracker import Tracker
+
+if TYPE_CHECKING:
+    import wandb
 
 FOLDER = re.compile(r"(offline-)?run-\d{8}_\d{6}-(?P<id>.+)")
 
-SUMMARY_MAX = (
-    "knn/top1",
-    "knn/top5",
-    "knn_head/top1",
-    "knn_head/top5",
-    "linear/top1",
-    "linear/top5",
-    "linear_cached/top1",
-    "linear_cached/top5",
-)
 
-
-class NoTracker:
-    """Takes everything and keeps nothing. As a context, finishes with exit code 1 where an error leaves it, else 0."""
-
-    def __enter__(self) -> "NoTracker":
-        return self
-
-    def __exit__(self, kind: object, *error: object) -> None:
-        self.finish(int(kind is not None))
-
-    def catch_up(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Takes the lines of metrics.jsonl that stand from earlier attempts; before the first log."""
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        pass
-
-    def finish(self, exit_code: int = 0) -> None:
-        pass
-
-
-class Wandb(NoTracker):
+class WandbMirror(Tracker):
     """One wandb run for each run, whatever interrupts it: same id for every attempt and for linear evaluation.
 
     wandb cannot resume offline: each attempt writes a folder of its own, and of one that is killed the last seconds are lost.
     So each attempt catches up first, and the newest folder holds the whole run.
     """
 
-    def __init__(
-        self,
-        settings: Mapping[str, Any],
-        run: Run,
-        config: Mapping[str, Any],
-        job_type: str,
-        group: str | None = None,
-        label: str | None = None,
-    ):
-        self.run: Any = None
-        job = run.job() or {}  # knows the sweep and the label also where the run goes on by hand
-        settings = {**settings, "group": settings["group"] or group or job.get("sweep")}
-        name = display_name(run, _agent_label() or label or job.get("label"))
-        self._try(lambda: self._start(settings, run, config, job_type, name))
+    def __init__(self, asked: Tracking, run: Run, config: Config, job_type: str, place: Place):
+        self.run: wandb.Run | None = None
+        job = run.job()  # knows the sweep and the label also where the run goes on by hand
+        group = asked.group or place.sweep or (job.sweep if job else None)
+        name = display_name(run, _agent_label() or place.label or (job.label if job else ""))
+        self._try(lambda: self._start(asked, run, config, job_type, group, name))
 
-    def _start(
-        self, settings: Mapping[str, Any], run: Run, config: Mapping[str, Any], job_type: str, name: str
-    ) -> None:
+    def _start(self, asked: Tracking, run: Run, config: Config, job_type: str, group: str | None, name: str) -> None:
         import wandb
 
         while folders(run) and time.strftime("run-%Y%m%d_%H%M%S-") in folders(run)[-1].name:
             time.sleep(0.1)  # wandb's folders are named by the second: two attempts in one would be one
-        online = settings["mode"] == "online"
-        arguments: dict[str, Any] = dict(
-            project=settings["project"],
-            entity=settings["entity"],
-            group=settings["group"],
-            tags=settings["tags"],
-            # An agent of a W&B sweep has made the run already, under an id of its own, which the run keeps.
-            id=os.environ.get("WANDB_RUN_ID") or last_id(run) or run.id,
-            name=name,
-            job_type=job_type,
-            config=columns(config),
-            dir=str(run.folder),
-            settings=wandb.Settings(silent=True, console="off"),
-        )
+        online = asked.mode == "online"
+
+        def begin(mode: str, resume: str | None) -> "wandb.Run":
+            return wandb.init(
+                mode=mode,  # type: ignore[arg-type]
+                resume=resume,  # type: ignore[arg-type]
+                project=asked.project,
+                entity=asked.entity,
+                group=group,
+                tags=asked.tags,
+                # An agent of a W&B sweep has made the run already, under an id of its own, which the run keeps.
+                id=os.environ.get("WANDB_RUN_ID") or last_id(run) or run.id,
+                name=name,
+                job_type=job_type,
+                config=columns(config),
+                dir=str(run.folder),
+                settings=wandb.Settings(silent=True, console="off"),
+            )
+
         try:
             # A training from its start replaces what is online. An offline folder holds the whole run: `wandb sync` would
             # shift the steps of one that says resume.
             goes_on = online and (job_type != "train" or run.checkpoint.exists())
-            self.run = wandb.init(mode=settings["mode"], resume="allow" if goes_on else None, **arguments)
+            self.run = begin(asked.mode, "allow" if goes_on else None)
         except wandb.errors.UsageError as error:
             if not online:
                 raise
             _say(f"wandb cannot go online ({_line(error)}): log in with `wandb login`; this run goes on offline")
-            self.run = wandb.init(mode="offline", **arguments)
-        for name in SUMMARY_MAX:
-            self.run.define_metric(name, summary="max")
+            self.run = begin("offline", None)
+        for metric in ACCURACIES:
+            self.run.define_metric(metric, summary="max")
 
-    def catch_up(self, lines: Sequence[Mapping[str, Any]]) -> None:
+    def catch_up(self, lines: Sequence[Mapping[str, Json]]) -> None:
         if self.run is not None:
             self._try(lambda: self._catch_up(lines))
 
-    def _catch_up(self, lines: Sequence[Mapping[str, Any]]) -> None:
+    def _catch_up(self, lines: Sequence[Mapping[str, Json]]) -> None:
+        assert self.run is not None
         there = self.run.starting_step  # steps below stand online already
         for line in lines:
-            if "train/loss" in line and line["step"] >= there:
-                self._log(line["step"], line)
-            elif "train/loss" not in line and any("/" in k and k not in self.run.summary for k in line):
-                self._log(line["step"], line)
+            step = line["step"]
+            assert isinstance(step, int)
+            if "train/loss" in line and step >= there:
+                self._log(step, line)
+            elif "train/loss" not in line and any("/" in key and key not in self.run.summary for key in line):
+                self._log(step, line)
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+    def log(self, step: int, metrics: Mapping[str, Json]) -> None:
         if self.run is not None:
             self._try(lambda: self._log(step, metrics))
 
-    def _log(self, step: int, metrics: Mapping[str, float]) -> None:
+    def _log(self, step: int, metrics: Mapping[str, Json]) -> None:
+        assert self.run is not None
         # Online, wandb drops steps that it has; linear evaluation comes at the last one and must not be lost.
-        self.run.log(dict(metrics), step=step if "train/loss" in metrics else max(step, self.run.starting_step))
+        at = step if "train/loss" in metrics else max(step, self.run.starting_step)
+        self.run.log(dict(metrics), step=at)
 
     def finish(self, exit_code: int = 0) -> None:
-        if self.run is not None:
-            self._try(lambda: self.run.finish(exit_code=exit_code))
+        if (run := self.run) is not None:
+            self._try(lambda: run.finish(exit_code=exit_code))
 
-    def _try(self, call: Any) -> None:
+    def _try(self, call: Callable[[], None]) -> None:
         try:
             call()
         except Exception as error:  # whatever a tracker raises, the training goes on
@@ -143,7 +121,7 @@ def _say(text: str) -> None:
 
 
 def folders(run: Run) -> list[Path]:
-    """wandb's folders of the run, one an attempt, oldest first."""
+    """wandb's folders of the run, one per attempt, oldest first."""
     found = [path for path in (run.folder / "wandb").glob("*run-*") if FOLDER.fullmatch(path.name)]
     return sorted(found, key=lambda path: path.name.removeprefix("offline-"))
 
@@ -159,15 +137,17 @@ def display_name(run: Run, label: str | None) -> str:
     return f"{label[:100]} ({run.id})" if label else run.folder.name
 
 
-def columns(config: Mapping[str, Any]) -> dict[str, Any]:
+def columns(config: Config) -> dict[str, Json]:
     """The configuration that wandb shows: nested sections, which it makes columns of with dotted names (optimizer.lr).
 
     Left out is what says nothing about the result or says it twice: targets, the tracker, copies of root keys (method.m).
     """
-    kept = {key: value for key, value in config.items() if key not in ("tracker", "rerun", "runs_dir", "recipe")}
-    for key, section in kept.items():
-        if isinstance(section, Mapping):
-            kept[key] = {k: v for k, v in section.items() if k != "_target_" and not (key == "method" and k in config)}
+    hidden = ("version", "tracker", "rerun", "runs_dir", "recipe")
+    kept = {key: value for key, value in config.frozen().items() if key not in hidden}
+    for group, section in kept.items():
+        if isinstance(section, dict):
+            copies = config.METHOD_KEYS if group == "method" else ()
+            kept[group] = {key: value for key, value in section.items() if key not in ("_target_", *copies)}
     return kept
 
 
@@ -179,12 +159,3 @@ def _agent_label() -> str:
         return " ".join(f"{key}={entry['value']}" for key, entry in chosen.items() if key != "wandb_version")
     except (KeyError, OSError, TypeError, AttributeError, yaml.YAMLError):
         return ""
-
-
-def open_tracker(
-    settings: Mapping[str, Any], run: Run, config: Mapping[str, Any], job_type: str, details: Mapping[str, Any]
-) -> NoTracker:
-    """The tracker that the configuration names; job_type is train or linear_eval, details may hold sweep and label."""
-    if settings["name"] == "none":
-        return NoTracker()
-    return Wandb(settings, run, config, job_type, details.get("sweep"), details.get("label"))

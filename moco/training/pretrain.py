@@ -1,298 +1,177 @@
-"""What an entry point or a queued job does with a checked configuration: build everything, train or probe, write the result."""
+"""What `train.py` or a queued job does with a checked configuration: build, train, score, write the result."""
 
 import datetime
-import json
 import os
-import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from moco.config.schema import build, named
-from moco.errors import UserError
-from moco.io import write_atomic
-from moco.runs.lease import Stopped
-from moco.runs.run import LABELS, Run, folder_name
-from moco.tracking.wandb_mirror import open_tracker
-from moco.training.components import Parts, check_sizes, knn_evaluation, load_encoder
-from moco.training.progress import SHOW_EVERY, Progress
+from moco.config.schema import Config, LinearEval
+from moco.io import Json
+from moco.protocols import KNN, LINEAR_PROTOCOLS, TABULATED
+from moco.runs.identity import folder_name
+from moco.runs.lease import BY_HAND, Place
+from moco.runs.run import Run
+from moco.tracking.tracker import open_tracker
+
+if TYPE_CHECKING:
+    import torch
+
+    from moco.optim.schedules import Schedule
+    from moco.training.components import Components
+    from moco.training.trainer import Method, Trainer
 
 
-def train(cfg: dict[str, Any], run: Run | None = None, **details: Any) -> float:
-    """Trains the run that `cfg` describes, or goes on with it, or says that it is done; returns its kNN top-1.
+def train(
+    config: Config,
+    run: Run | None = None,
+    place: Place = BY_HAND,
+    evaluations: Sequence[LinearEval] | None = None,
+) -> float:
+    """Trains the run that `config` describes, or goes on with it, or says that it is done; returns its kNN top-1 in percent.
 
     Args:
-        cfg: as moco.config.check returns it.
-        run: where to, if not the folder that follows from cfg.
-        details: kept in the claim (job, device, sweep).
+        run: where to, if not the folder that follows from config.
+        place: where this attempt runs, as its launcher knows it.
+        evaluations: linear evaluations to do afterwards; None: what config asks for.
 
     Raises:
         UserError: what the user can mend; nothing has been written then, or nothing lost.
         Stopped: a signal came; the checkpoint is saved.
     """
-    cfg = named(cfg)
-    run = run or Run(Path(cfg["runs_dir"]) / folder_name(cfg))
+    run = run or Run(Path(config.runs_dir) / folder_name(config))
     result = run.result
-    if result and not cfg["rerun"] and not run.order("knn").exists():
+    if result and not config.rerun and not run.order(KNN.prefix).exists():
         print(f"{run.folder} is done: {summary(result)} (rerun=true starts over)")
         if os.environ.get("WANDB_SWEEP_ID"):  # the agent that has drawn this point waits for its metrics
-            with open_tracker(cfg["tracker"], run, cfg, "train", details) as tracker:
+            with open_tracker(config.tracker, run, config, "train", place) as tracker:
                 tracker.catch_up(run.metrics())
     else:
-        result = _train(cfg, run, details)
+        result = _train(config, run, place)
         print(f"{run.folder} is done: {summary(result)}")
-    if cfg["linear_eval"] and f"{LABELS[cfg['probe']['name']]}/top1" not in result:
-        section = {key: cfg[key] for key in ("probe", "tracker", "device", "seed")}
-        result = linear_eval(run, **section, **details)
-    return result["knn/top1"]
+    if evaluations is None:
+        evaluations = [config.evaluation()] if config.linear_eval else []
+    for asked in evaluations:
+        protocol = LINEAR_PROTOCOLS[asked.probe.name]
+        if protocol.top1 not in (run.result or {}) or run.order(protocol.prefix).exists():
+            from moco.training.linear_eval import linear_eval
+
+            linear_eval(run, asked, place)
+    return number(result, KNN.top1)
 
 
-def summary(result: Mapping[str, Any]) -> str:
+def summary(result: Mapping[str, Json]) -> str:
     """The result's accuracies in one line."""
-    names = {"knn": "kNN", "linear": "linear", "linear_cached": "linear on cached features"}
     shown = [
-        f"{label} {result[f'{key}/top1']:.2f} / {result[f'{key}/top5']:.2f}"
-        for key, label in names.items()
-        if f"{key}/top1" in result
+        f"{protocol.title} {number(result, protocol.metric(1)):.2f} / {number(result, protocol.metric(5)):.2f}"
+        for protocol in TABULATED
+        if protocol.top1 in result
     ]
     return ", ".join(shown) + " (top-1 / top-5, %)"
 
 
-def _train(cfg: dict[str, Any], run: Run, details: Mapping[str, Any]) -> dict[str, Any]:
-    """Builds, trains, evaluates and writes result.json; nothing is written before all has been built."""
-    from moco.training.trainer import Signals, fit
-
-    with Signals() as signals:
-        parts = Parts(cfg, cfg["device"])
-        check_sizes(cfg, parts.data)
-        method, optimizer, factor = _trainable(cfg, parts)
-        views = parts.views()
-        views(parts.data.train_images[:2])  # a view that cannot be made is found before anything is written
-        with run.claim(what="train", device=str(parts.device), **details) as claim:
-            if cfg["rerun"] or run.order("knn").exists():
-                run.clear(*["job.json"] * bool(details.get("job")))
-            elif done := run.result:  # by another process, while this one was building
-                return done
-            _write_config(cfg, run, parts)
-            with open_tracker(cfg["tracker"], run, cfg, "train", details) as tracker:
-                evaluate = knn_evaluation(cfg, parts, method, views)
-                state = fit(
-                    cfg,
-                    run,
-                    claim,
-                    parts.data.train_images,
-                    method,
-                    optimizer,
-                    factor,
-                    views,
-                    evaluate,
-                    parts.autocast,
-                    tracker,
-                    signals,
-                )
-                result = _result(cfg, run, parts, method, state)
-                run.write_result(result)
-                return result
+def number(content: Mapping[str, Json], key: str) -> float:
+    """A number of a result or of a line of metrics."""
+    value = content[key]
+    assert isinstance(value, int | float)
+    return value
 
 
-def _trainable(cfg: Mapping[str, Any], parts: Parts) -> tuple[Any, Any, Any]:
-    """The method on its device, its optimizer and its schedule, weights drawn by the seed."""
-    import torch
-
-    from moco.optim import lars as optim
-
-    per_epoch = len(parts.data.train_images) // cfg["batch_size"]
-    torch.manual_seed(cfg["seed"])
-    method = build(
-        cfg["method"],
-        encoder=parts.encoder,
-        num_images=len(parts.data.train_images),
-        steps=cfg["epochs"] * per_epoch,
-    ).to(parts.device)
-    if cfg["compile"]:
-        for name, part in method.named_children():
-            if name.endswith("encoder"):  # the key encoder too
-                part.compile()
-    section = dict(cfg["optimizer"])
-    if section["scale_lr"]:
-        section["lr"] = optim.scaled_lr(section["lr"], cfg["batch_size"])
-    live: dict[str, Any] = {"params": [p for p in method.parameters() if p.requires_grad]}
-    if parts.device.type == "cuda" and "fused" not in section:
-        live["fused"] = True  # one kernel for all parameters, where the optimizer has one
-    optimizer = build(section, **live)
-    return method, optimizer, build(cfg["schedule"], epochs=cfg["epochs"], steps_per_epoch=per_epoch)
-
-
-def _write_config(cfg: Mapping[str, Any], run: Run, parts: Parts) -> None:
-    """config.yaml and provenance.json with git.diff, for the attempt that begins."""
-    from moco.runs import provenance
-
-    run.write_config(cfg)
-    commit, diff = provenance.git_state()
-    attempts = (
-        json.loads((run.folder / "provenance.json").read_text()) if (run.folder / "provenance.json").exists() else []
-    )
-    attempts.append({"started": _now(), "commit": commit, "dirty": bool(diff), **provenance.collect(parts.device)})
-    attempts[-1]["precision"] = "bf16" if parts.bf16 else "fp32"
-    write_atomic(run.folder / "provenance.json", json.dumps(attempts, indent=1) + "\n")
-    if diff:
-        write_atomic(run.folder / "git.diff", diff)
-    (run.folder / "error.txt").unlink(missing_ok=True)
-
-
-def _now() -> str:
+def now() -> str:
+    """The time in UTC, for files."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _result(cfg: Mapping[str, Any], run: Run, parts: Parts, method: Any, state: Any) -> dict[str, Any]:
+def _train(config: Config, run: Run, place: Place) -> dict[str, Json]:
+    """Builds, trains, evaluates and writes result.json; nothing is written before all has been built."""
+    from moco.runs import provenance
+    from moco.training.components import Components, knn_evaluation
+    from moco.training.signals import Signals
+    from moco.training.trainer import Trainer
+
+    with Signals() as signals:
+        parts = Components(config, config.device)
+        parts.check_sizes()
+        method, optimizer, schedule = trainable(parts)
+        views = parts.views()
+        views(parts.data.train_images[:2])  # a view that cannot be made is found before anything is written
+        with run.lease("train", str(parts.device), place) as lease:
+            if config.rerun or run.order(KNN.prefix).exists():
+                run.clear(*["job.json"] * bool(place.job))
+            elif done := run.result:  # by another process, while this one was building
+                return done
+            run.write_config(config)
+            provenance.record(run.folder, parts.device, "bf16" if parts.bf16 else "fp32")
+            (run.folder / "error.txt").unlink(missing_ok=True)
+            with open_tracker(config.tracker, run, config, "train", place) as tracker:
+                trainer = Trainer(
+                    config,
+                    run,
+                    images=parts.data.train_images,
+                    method=method,
+                    optimizer=optimizer,
+                    schedule=schedule,
+                    views=views,
+                    evaluate=knn_evaluation(parts, method, views),
+                    autocast=parts.autocast,
+                    tracker=tracker,
+                )
+                trainer.fit(lease, signals)
+                result = _result(parts, trainer)
+                run.write_result(result)
+                return result
+
+
+def trainable(parts: "Components") -> "tuple[Method, torch.optim.Optimizer, Schedule]":
+    """The method on its device, its optimizer and its schedule, weights drawn by the seed."""
+    import torch
+
+    from moco.config.components import instantiate
+    from moco.optim import scaled_lr
+
+    config, images = parts.config, len(parts.data.train_images)
+    per_epoch = images // config.batch_size
+    torch.manual_seed(config.seed)
+    method: torch.nn.Module = instantiate(
+        config.method, encoder=parts.encoder, num_images=images, steps=config.epochs * per_epoch
+    ).to(parts.device)
+    if config.compile:
+        for name, part in method.named_children():
+            if name.endswith("encoder"):  # the key encoder too
+                part.compile()
+    section = config.optimizer
+    if section.scale_lr:
+        section = section.model_copy(update={"lr": scaled_lr(section.lr, config.batch_size)})
+    live: dict[str, object] = {"params": [p for p in method.parameters() if p.requires_grad]}
+    if parts.device.type == "cuda" and "fused" not in section.model_fields_set:
+        live["fused"] = True  # one kernel for all parameters, where the optimizer has one
+    optimizer: torch.optim.Optimizer = instantiate(section, **live)
+    schedule: Schedule = instantiate(config.schedule, epochs=config.epochs, steps_per_epoch=per_epoch)
+    return method, optimizer, schedule  # type: ignore[return-value]  # a module with what Method asks for
+
+
+def _result(parts: "Components", trainer: "Trainer") -> dict[str, Json]:
     """The last epoch is what counts; the best is kept beside it."""
     import torch
 
-    from moco.evaluation.knn import count
+    from moco.models.cost import count
 
-    last = run.metrics()[-1]
+    last = trainer.run.metrics()[-1]
     side = parts.data.train_images.shape[-1]
-    backbone = count(method.encoder, side)
-    whole = count(torch.nn.Sequential(method.encoder, method.head), side)
+    backbone = count(trainer.method.encoder, side)
+    whole = count(torch.nn.Sequential(trainer.method.encoder, trainer.method.head), side)
     return {
         **{key: value for key, value in last.items() if "/" in key},
-        "best": state.best,
-        "epochs": cfg["epochs"],
-        "steps": state.step,
-        "params": whole[0],
-        "multiply_adds": whole[1],
-        "params_backbone": backbone[0],
-        "multiply_adds_backbone": backbone[1],
+        "best": {**trainer.best},
+        "epochs": parts.config.epochs,
+        "steps": trainer.step,
+        "params": whole.parameters,
+        "multiply_adds": whole.multiply_adds,
+        "params_backbone": backbone.parameters,
+        "multiply_adds_backbone": backbone.multiply_adds,
         "train_images": len(parts.data.train_images),
         "test_images": len(parts.data.test_images),
-        "evaluated_on": "validation" if cfg["data"]["validation"] else "test",
-        "seconds": round(last["seconds"], 1),
-        "finished": _now(),
+        "evaluated_on": "validation" if parts.config.data.validation else "test",
+        "seconds": round(number(last, "seconds"), 1),
+        "finished": now(),
     }
-
-
-def linear_eval(
-    run: Run,
-    probe: Mapping[str, Any],
-    tracker: Mapping[str, Any],
-    *,
-    device: str = "auto",
-    seed: int = 0,
-    rerun: bool = False,
-    **details: Any,
-) -> dict[str, Any]:
-    """Linear evaluation of a finished run; its numbers join result.json, metrics.jsonl and the same wandb run.
-
-    Raises:
-        UserError: the run is not done, or its checkpoint is unusable.
-    """
-    label, cfg, result = LABELS[probe["name"]], run.config, run.result
-    if result is None:
-        raise UserError(f"{run.folder} is {run.state()}, not done: train it to its end first")
-    rerun = rerun or run.order(label).exists()
-    if f"{label}/top1" in result and not rerun:
-        print(f"{run.folder} has its linear evaluation ({probe['name']}): {summary(result)} (rerun=true repeats it)")
-        return result
-    from moco.training.trainer import Signals
-
-    with Signals() as signals:
-        parts = Parts(cfg, device)
-        load_encoder(run, parts.encoder).to(parts.device)
-        with run.claim(what="linear_eval", device=str(parts.device), **details) as claim:
-            result = run.result or result  # another process may have added to it meanwhile
-            if rerun:
-                _forget(run, result, label, probe["name"])
-            elif f"{label}/top1" in result:
-                return result
-            with open_tracker(tracker, run, cfg, "linear_eval", details) as mirror:
-                mirror.catch_up(run.metrics())
-                top1, top5 = _probe(run, parts, {**probe, "seed": seed}, claim, signals)
-                metrics = {f"{label}/top1": top1, f"{label}/top5": top5}
-                line = {"epoch": result["epochs"], "step": result["steps"], **metrics}
-                run.append_metrics(line)
-                mirror.log(line["step"], line)
-                parameters = (int(parts.encoder.num_features) + 1) * len(parts.data.classes)
-                described = {**probe, "seed": seed, "params_classifier": parameters, "finished": _now()}
-                result.setdefault("probes", {})[probe["name"]] = described
-                result |= metrics
-                run.write_result(result)
-    print(f"{run.folder}: {summary(result)}")
-    return result
-
-
-def _forget(run: Run, result: dict[str, Any], label: str, protocol: str) -> None:
-    """Takes an earlier linear evaluation out, finished or not; the order to begin again is obeyed with that."""
-    (run.folder / f"probe_{protocol}.pt").unlink(missing_ok=True)
-    for key in (f"{label}/top1", f"{label}/top5"):
-        result.pop(key, None)
-    result.get("probes", {}).pop(protocol, None)
-    run.write_result(result)
-    run.order(label).unlink(missing_ok=True)
-
-
-def _probe(run: Run, parts: Parts, probe: Mapping[str, Any], claim: Any, signals: Any) -> Any:
-    """Test top-1 and top-5 of a linear classifier on the frozen backbone in eval mode, from its checkpoint on."""
-    from moco.evaluation import knn as evaluation
-    from moco.training.trainer import load_checkpoint, save_atomic
-
-    path = run.folder / f"probe_{probe['name']}.pt"
-    saved = load_checkpoint(path) if path.exists() else {}
-    start = saved["fitting"] if saved.get("probe") == probe else None
-    data, (images, labels) = parts.data, parts.data.labelled()
-    steps = probe["epochs"] * -(-len(labels) // probe["batch_size"])
-    shown = kept = time.monotonic()
-
-    def on_step(fitting: Any) -> None:
-        nonlocal shown, kept
-        now = time.monotonic()
-        if now - shown >= SHOW_EVERY:
-            shown = now
-            numbers = {"epoch": (fitting.step - 1) // fitting.per_epoch + 1, "loss": float(fitting.loss)}
-            bar.update(fitting.step, **numbers)
-            claim.progress(step=fitting.step, steps=steps, left=bar.left(fitting.step), **numbers)
-        if signals.save or now - kept >= 60 * parts.cfg["checkpoint_minutes"]:
-            kept, signals.save = now, False
-            save_atomic({"probe": dict(probe), "fitting": fitting.state()}, path)
-        if signals.received:
-            raise Stopped(signals.received)
-
-    def encode(x: Any) -> Any:
-        with parts.autocast():
-            return parts.encoder(x)
-
-    settings = {key: probe[key] for key in ("epochs", "batch_size", "lr", "weight_decay", "seed")}
-    shared: dict[str, Any] = dict(num_classes=len(data.classes), on_step=on_step, start=start, **settings)
-    clean = parts.views().clean
-    with evaluation.eval_mode(parts.encoder):
-        if cached := probe["name"] == "cached":
-            print("features of all images, then the classifier", file=sys.stderr, flush=True)
-            (train,), (test,) = (evaluation.features(encode, x, clean) for x in (images, data.test_images))
-        bar = Progress("linear evaluation", steps, start["step"] if start else 0)
-        if cached:
-            accuracy = evaluation.linear_probe_cached(train, labels, test, data.test_labels, **shared)
-        else:
-            accuracy = evaluation.linear_probe_augmented(
-                encode,
-                parts.probe_views(),
-                clean,
-                images,
-                labels,
-                data.test_images,
-                data.test_labels,
-                num_features=parts.encoder.num_features,
-                **shared,
-            )
-    bar.close()
-    path.unlink(missing_ok=True)
-    return accuracy
-
-
-def run_or_exit(job: Callable[[], Any]) -> Any:
-    """Runs the job; what the user can mend becomes one line a problem on stderr and exit code 1."""
-    try:
-        return job()
-    except (UserError, ValueError) as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        sys.exit(1)

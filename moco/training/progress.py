@@ -1,8 +1,12 @@
-"""A bar with loss, images a second and time left on a terminal; plain lines, seldom enough to read, elsewhere."""
+"""A bar with loss, images per second and time left on a terminal; plain lines, seldom enough to read, elsewhere."""
 
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
 
 SHOW_EVERY = 0.5  # seconds between looks at the loss, each of which waits for the device
 PLAIN_EVERY = 30.0  # seconds between plain lines
@@ -14,21 +18,18 @@ class Progress:
     def __init__(self, what: str, total: int, start: int = 0):
         self.what, self.total, self.start = what, total, start
         self.began = self.shown = time.monotonic()
-        self.bar: Any = None
+        self.bar: Bar | None = None
         if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=total, initial=start, desc=what, unit="step", dynamic_ncols=True, leave=False)
+            self.bar, self.task = _bar(what, total, start)
 
     def update(self, done: int, **numbers: float) -> None:
         """`done` of `total` units; the numbers are shown beside it."""
+        shown = "  ".join(f"{key} {_short(value)}" for key, value in numbers.items())
         if self.bar is not None:
-            self.bar.n = done
-            self.bar.set_postfix({key: _short(value) for key, value in numbers.items()}, refresh=False)
-            self.bar.refresh()
+            left = duration(self.left(done))
+            self.bar.update(self.task, completed=done, left=left, numbers=shown)
         elif time.monotonic() - self.shown >= PLAIN_EVERY:
             self.shown = time.monotonic()
-            shown = "  ".join(f"{key} {_short(value)}" for key, value in numbers.items())
             self.line(f"{self.what}  {done}/{self.total}  {shown}  {duration(self.left(done))} left")
 
     def left(self, done: int) -> float:
@@ -38,13 +39,30 @@ class Progress:
     def line(self, text: str) -> None:
         """A line that stays, above the bar where there is one."""
         if self.bar is not None:
-            self.bar.write(text, file=sys.stderr)
+            self.bar.console.print(text, markup=False, highlight=False)
         else:
             print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         if self.bar is not None:
-            self.bar.close()
+            self.bar.stop()
+
+
+def _bar(what: str, total: int, start: int) -> "tuple[Bar, TaskID]":
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[left]} left"),
+        TextColumn("{task.fields[numbers]}", style="dim"),
+    )
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = bar.add_task(what, total=total, completed=start, left="?", numbers="")
+    bar.start()
+    return bar, task
 
 
 def _short(value: float) -> str:

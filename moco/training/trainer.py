@@ -1,74 +1,177 @@
-"""The training loop and the checkpoint.
+"""The training loop.
 
 Randomness is counted, not carried: data order, views and whatever the method samples come from generators seeded by
 (seed, step), so a run that is killed and resumed is, on the CPU, bit for bit the run that was not.
 """
 
-import os
-import signal
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from moco.config.schema import Config
 from moco.errors import UserError
-from moco.io import replacing
-from moco.runs.lease import Claim, Stopped
+from moco.io import Json
+from moco.protocols import KNN
+from moco.runs.lease import Lease, Stopped
 from moco.runs.run import Run
 from moco.seeding import step_seed
+from moco.tracking.tracker import Tracker
+from moco.training.checkpoint import load_checkpoint, save_checkpoint
 from moco.training.progress import SHOW_EVERY, Progress
+from moco.training.signals import Signals
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+
+class Method(Protocol):
+    """What the loop asks of a method, which is an nn.Module; see moco.methods."""
+
+    views: int  # of an image that it looks at, 1 or 2
+    encoder: nn.Module  # images [B, 3, H, W] -> features [B, D]
+    head: nn.Module  # features -> [B, feature_dim]
+
+    def __call__(self, x1: Tensor, x2: Tensor | None, index: Tensor) -> Tensor: ...
+    def train(self, mode: bool = True) -> object: ...
+    def parameters(self) -> Iterable[nn.Parameter]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> object: ...
 
 
-class Signals:
-    """Remembers the first signal that asks to stop; a second Ctrl-C stops at once.
+class Trainer:
+    """Trains a method on uint8 images [N, 3, H, W]; `fit` goes from the checkpoint to the last epoch.
 
-    Inside a SLURM job SIGTERM asks for a checkpoint alone: it announces preemption or the end, and a job that leaves on it
-    counts as finished where the partition grants a grace time, so that SLURM would not queue it again.
+    Args:
+        config: of it batch_size, epochs, seed, eval_every and checkpoint_minutes.
+        schedule: step -> share of the optimizer's learning rates.
+        views: uint8 [B, 3, H, W] -> a random view, float32 [B, 3, S, S].
+        evaluate: the metrics of an evaluation.
+        autocast: the context that a loss is computed in.
+        tracker: mirrors the metrics.
     """
 
-    def __init__(self) -> None:
-        self.received: str | None = None
-        self.save = False
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
-
-    def _note(self, number: int, frame: object) -> None:
-        if self.received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.save = True
-        if number != signal.SIGTERM or os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
-            self.received = signal.Signals(number).name
-
-    def __enter__(self) -> "Signals":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
-class State:
-    """What a checkpoint holds: the method (queue and bank included), the optimizer and how far they are."""
-
     def __init__(
-        self, run: Run, method: nn.Module, optimizer: torch.optim.Optimizer, per_epoch: int, device: torch.device
+        self,
+        config: Config,
+        run: Run,
+        *,
+        images: Tensor,
+        method: Method,
+        optimizer: torch.optim.Optimizer,
+        schedule: Callable[[int], float],
+        views: Callable[[Tensor], Tensor],
+        evaluate: Callable[[], dict[str, float]],
+        autocast: Callable[[], AbstractContextManager[object]],
+        tracker: Tracker,
     ):
-        self.run, self.method, self.optimizer = run, method, optimizer
-        self.step, self._began = 0, time.monotonic()
-        self.best: dict[str, float] = {}
-        self.losses = torch.zeros(per_epoch, device=device)  # of this epoch's steps
+        self.config, self.run, self.images, self.method, self.optimizer = config, run, images, method, optimizer
+        self.schedule, self.views, self.evaluate = schedule, views, evaluate
+        self.autocast, self.tracker = autocast, tracker
+        self.per_epoch = len(images) // config.batch_size
+        self.steps = config.epochs * self.per_epoch
+        self.step, self.best, self._began = 0, dict[str, float](), time.monotonic()
+        self.losses = torch.zeros(self.per_epoch, device=images.device)  # of this epoch's steps
+        self._base_lrs = [group["lr"] for group in optimizer.param_groups]
+        self._order: tuple[int, Tensor] | None = None  # of the images, with its epoch
 
     @property
     def seconds(self) -> float:
         """Of training with its evaluations and checkpoints, earlier attempts included."""
         return time.monotonic() - self._began
 
+    @property
+    def lr(self) -> float:
+        """The learning rate of the last step."""
+        return float(self.optimizer.param_groups[-1]["lr"])
+
+    def train_step(self) -> Tensor:
+        """One step of the optimizer on the next batch; its loss, a scalar on the device."""
+        i = self.step % self.per_epoch
+        index = self._images_of_epoch()[i * self.config.batch_size : (i + 1) * self.config.batch_size]  # [B]
+        torch.manual_seed(step_seed(self.config.seed, "step", self.step))
+        originals = self.images[index]  # [B, 3, H, W]
+        x1 = self.views(originals)
+        x2 = self.views(originals) if self.method.views == 2 else None
+        for group, lr in zip(self.optimizer.param_groups, self._base_lrs):
+            group["lr"] = lr * self.schedule(self.step)
+        with self.autocast():
+            loss = self.method(x1, x2, index)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        loss = loss.detach()
+        self.losses[i] = loss
+        self.step += 1
+        return loss
+
+    def _images_of_epoch(self) -> Tensor:
+        """The order of the images in this step's epoch, int64 [N]."""
+        epoch = self.step // self.per_epoch
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, epoch_order(len(self.images), self.config.seed, epoch, self.images.device)
+        return self._order[1]
+
+    def fit(self, lease: Lease, signals: Signals) -> None:
+        """Trains to the last epoch, from the checkpoint on where there is one.
+
+        Raises:
+            Stopped: after a signal, with the checkpoint saved.
+            UserError: the loss is not finite, or the checkpoint does not fit or cannot be written.
+        """
+        self.load()
+        self.run.rewind_metrics(self.step // self.per_epoch)
+        self.tracker.catch_up(self.run.metrics())
+        bar = Progress("training", self.steps, self.step)
+        self.method.train()
+        saved = shown = time.monotonic()
+        try:
+            while self.step < self.steps:
+                loss = self.train_step()
+                if (now := time.monotonic()) - shown >= SHOW_EVERY:
+                    shown = now
+                    self._show(loss, bar, lease)
+                if self.step % self.per_epoch == 0:
+                    self.end_epoch(bar)
+                if signals.save or now - saved >= 60 * self.config.checkpoint_minutes or self.step == self.steps:
+                    signals.save = False
+                    self.save()
+                    saved = time.monotonic()
+                if signals.received and self.step < self.steps:
+                    raise Stopped(signals.received)
+        finally:
+            bar.close()
+
+    def _show(self, loss: Tensor, bar: Progress, lease: Lease) -> None:
+        """Shows how far the training is, here and in the lease."""
+        self.check_finite()
+        speed = (self.step - bar.start) * self.config.batch_size / (time.monotonic() - bar.began)
+        epoch = (self.step - 1) // self.per_epoch + 1
+        numbers = {"epoch": epoch, "loss": float(loss), "images/s": speed}
+        bar.update(self.step, **numbers)
+        lease.progress(step=self.step, steps=self.steps, left=bar.left(self.step), **numbers)
+
+    def end_epoch(self, bar: Progress) -> None:
+        """Evaluates where it is due, and writes the epoch's line."""
+        self.check_finite()
+        epoch = self.step // self.per_epoch
+        line: dict[str, Json] = {"epoch": epoch, "step": self.step}
+        loss = float(self.losses.mean())
+        line |= {"train/loss": loss, "train/lr": self.lr}
+        scores: dict[str, float] = {}
+        if epoch % self.config.eval_every == 0 or epoch == self.config.epochs:
+            scores = self.evaluate()
+            if scores[KNN.top1] > self.best.get(KNN.top1, -1):
+                self.best = {KNN.top1: scores[KNN.top1], "epoch": epoch}
+        line |= {**scores, "seconds": round(self.seconds, 2)}
+        self.losses.zero_()
+        self.run.append_metrics(line)
+        self.tracker.log(self.step, line)
+        shown = "  ".join(f"{key} {value:.2f}" for key, value in scores.items())
+        bar.line(f"epoch {epoch}/{self.config.epochs}  loss {loss:.4f}  {shown}")
+
     def save(self) -> None:
-        """Writes the checkpoint aside and renames it.
+        """Writes the checkpoint: the method (queue and bank included), the optimizer and how far they are.
 
         Raises:
             UserError: the loss or a weight is not finite (the last good checkpoint stays), or the disk is full.
@@ -82,7 +185,7 @@ class State:
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        save_atomic(content, self.run.checkpoint)
+        save_checkpoint(content, self.run.checkpoint)
 
     def load(self) -> None:
         """Goes on from the checkpoint, where there is one.
@@ -108,8 +211,7 @@ class State:
     def check_finite(self) -> None:
         """Raises UserError where a loss of this epoch or a weight is not finite."""
         bad = (~self.losses.isfinite()).nonzero()
-        per_epoch = len(self.losses)
-        epoch_start = (max(self.step, 1) - 1) // per_epoch * per_epoch
+        epoch_start = (max(self.step, 1) - 1) // self.per_epoch * self.per_epoch
         at = epoch_start + int(bad[0]) + 1 if len(bad) else self.step
         if len(bad) or not all(bool(p.isfinite().all()) for p in self.method.parameters()):
             kept = self.run.checkpoint if self.run.checkpoint.exists() else "there is none yet"
@@ -119,134 +221,7 @@ class State:
             )
 
 
-def save_atomic(content: Mapping[str, Any], path: Path) -> None:
-    """torch.save written aside, flushed and renamed.
-
-    Raises:
-        UserError: it cannot be written; the file that was there stays.
-    """
-    try:
-        with replacing(path) as aside, open(aside, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"{path} cannot be written ({error}): free some space and start again, which goes on from the last checkpoint"
-        ) from error
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's content on the CPU.
-
-    Raises:
-        UserError: it is absent or cut short.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is absent: train the run first") from error
-    except Exception as error:  # torch raises whatever the damage leads to
-        raise UserError(
-            f"{path} is damaged ({type(error).__name__}): it is kept; put a good copy there, or start over with rerun=true"
-        ) from error
-
-
 def epoch_order(n: int, seed: int, epoch: int, device: torch.device) -> Tensor:
     """The order of the n images in that epoch, int64 [n]."""
     generator = torch.Generator().manual_seed(step_seed(seed, "order", epoch))
     return torch.randperm(n, generator=generator).to(device)
-
-
-def fit(
-    cfg: Mapping[str, Any],
-    run: Run,
-    claim: Claim,
-    images: Tensor,
-    method: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    factor: Callable[[int], float],
-    views: Callable[[Tensor], Tensor],
-    evaluate: Callable[[], dict[str, float]],
-    autocast: Callable[[], Any],
-    tracker: Any,
-    signals: Signals,
-) -> State:
-    """Trains `method` on uint8 `images` [N, 3, H, W] from the checkpoint on, to the last epoch.
-
-    Args:
-        factor: step -> share of the base learning rate.
-        evaluate: the metrics of an evaluation.
-
-    Raises:
-        Stopped: after a signal, with the checkpoint saved.
-        UserError: the loss is not finite, or the checkpoint does not fit.
-    """
-    batch, per_epoch = cfg["batch_size"], len(images) // cfg["batch_size"]
-    steps = cfg["epochs"] * per_epoch
-    base_lrs = [group["lr"] for group in optimizer.param_groups]
-    state = State(run, method, optimizer, per_epoch, images.device)
-    state.load()
-    run.rewind_metrics(state.step // per_epoch)
-    tracker.catch_up(run.metrics())
-    bar = Progress("training", steps, state.step)
-    started = saved = shown = time.monotonic()
-    order = epoch_order(len(images), cfg["seed"], state.step // per_epoch, images.device)
-    method.train()
-    while state.step < steps:
-        epoch, i = divmod(state.step, per_epoch)
-        if i == 0:
-            order = epoch_order(len(images), cfg["seed"], epoch, images.device)
-        torch.manual_seed(step_seed(cfg["seed"], "step", state.step))
-        index = order[i * batch : (i + 1) * batch]  # [B]
-        originals = images[index]
-        x1 = views(originals)
-        x2 = views(originals) if method.views == 2 else None
-        for group, lr in zip(optimizer.param_groups, base_lrs):
-            group["lr"] = lr * factor(state.step)
-        with autocast():
-            loss = method(x1, x2, index)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        state.losses[i] = loss.detach()
-        state.step += 1
-        now = time.monotonic()
-
-        if now - shown >= SHOW_EVERY:
-            shown = now
-            state.check_finite()
-            speed = (state.step - bar.start) * batch / (now - started)
-            numbers = {"epoch": epoch + 1, "loss": float(loss.detach()), "images/s": speed}
-            bar.update(state.step, **numbers)
-            claim.progress(step=state.step, steps=steps, left=bar.left(state.step), **numbers)
-        if state.step % per_epoch == 0:
-            _end_epoch(cfg, state, run, evaluate, tracker, bar, group["lr"])
-        if signals.save or now - saved >= 60 * cfg["checkpoint_minutes"] or state.step == steps:
-            signals.save = False
-            state.save()
-            saved = time.monotonic()
-        if signals.received and state.step < steps:
-            bar.close()
-            raise Stopped(signals.received)
-    bar.close()
-    return state
-
-
-def _end_epoch(
-    cfg: Mapping[str, Any], state: State, run: Run, evaluate: Any, tracker: Any, bar: Progress, lr: float
-) -> None:
-    """Evaluates where it is due, and writes the epoch's line."""
-    state.check_finite()
-    epoch = state.step // len(state.losses)
-    line = {"epoch": epoch, "step": state.step, "train/loss": float(state.losses.mean()), "train/lr": lr}
-    if epoch % cfg["eval_every"] == 0 or epoch == cfg["epochs"]:
-        line |= evaluate()
-        if line["knn/top1"] > state.best.get("knn/top1", -1):
-            state.best = {"knn/top1": line["knn/top1"], "epoch": epoch}
-    line["seconds"] = round(state.seconds, 2)
-    state.losses.zero_()
-    run.append_metrics(line)
-    tracker.log(state.step, line)
-    shown = "  ".join(f"{key} {value:.2f}" for key, value in line.items() if key.startswith("knn"))
-    bar.line(f"epoch {epoch}/{cfg['epochs']}  loss {line['train/loss']:.4f}  {shown}")
