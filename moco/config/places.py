@@ -1,8 +1,8 @@
-"""Where this code lies: in a checkout with conf/ beside the package, or installed with conf/ inside it."""
+"""Where this code lies: in a checkout, or installed. conf/ belongs to the package either way (moco/conf is a link to it)."""
 
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
+CONF = PACKAGE / "conf"
 CODE = PACKAGE.parent  # what has to be on the path for `import moco`
-INSTALLED = (PACKAGE / "conf").is_dir()
-CONF = (PACKAGE if INSTALLED else CODE) / "conf"
+INSTALLED = not (CODE / "train.py").exists()

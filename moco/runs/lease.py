@@ -96,14 +96,23 @@ class Holder:
         if content is None:
             return None
         try:
-            place = Place(**content.pop("place", None) or {})  # type: ignore[arg-type]
-            ended = State(str(content.pop("ended"))) if content.get("ended") else content.pop("ended", None)
-            holder = cls(**content, place=place, ended=ended)  # type: ignore[arg-type]
+            given = _known(cls, content)
+            if given.get("ended"):
+                given["ended"] = State(str(given["ended"]))
+            place = given.get("place")
+            given["place"] = Place(**_known(Place, place)) if isinstance(place, dict) else BY_HAND  # type: ignore[arg-type]
+            holder = cls(**given)  # type: ignore[arg-type]
             if isinstance(holder.pid, int) and isinstance(holder.progress, dict):
                 return holder
         except (TypeError, ValueError):
             pass
         raise Damaged(f"{path} is damaged: remove it, if nobody works on the run")
+
+
+def _known(kind: type, content: dict[str, Json]) -> dict[str, object]:
+    """What a class of this version takes of a file that another version may have written."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    return {key: value for key, value in content.items() if key in names}
 
 
 def ending(error: BaseException) -> State:
@@ -173,8 +182,8 @@ class Lease:
 def release(path: Path) -> None:
     """Ends the lease of a holder that the caller knows to be gone before its heartbeat is stale."""
     with locked(path.with_name("lease.lock")):
-        content: dict[str, Json] = read_mapping(path) or {}
-        write_json(path, {**content, "token": "", "ended": State.KILLED})
+        if content := read_mapping(path):
+            write_json(path, {**content, "token": "", "ended": State.KILLED})
 
 
 def alive(path: Path, holder: Holder) -> bool:

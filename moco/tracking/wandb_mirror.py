@@ -81,12 +81,13 @@ class WandbMirror(Tracker):
     def _catch_up(self, lines: Sequence[Mapping[str, Json]]) -> None:
         assert self.run is not None
         there = self.run.starting_step  # steps below stand online already
+        known = set(self.run.summary.keys())  # wandb's own object takes no `in`
         for line in lines:
             step = line["step"]
             assert isinstance(step, int)
             if "train/loss" in line and step >= there:
                 self._log(step, line)
-            elif "train/loss" not in line and any("/" in key and key not in self.run.summary for key in line):
+            elif "train/loss" not in line and any("/" in key and key not in known for key in line):
                 self._log(step, line)
 
     def log(self, step: int, metrics: Mapping[str, Json]) -> None:

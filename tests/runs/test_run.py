@@ -1,5 +1,6 @@
-"""Claims, states and files of a run's folder."""
+"""Leases, states and files of a run's folder."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -10,36 +11,38 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from common import checked
 
 from moco.errors import UserError
-from moco.runs import lease as claims
+from moco.runs import lease
 from moco.runs import run as runs
-from moco.runs.lease import Held, Stopped
+from moco.runs.lease import Held, Place, Stopped
 from moco.runs.run import Run
+from moco.runs.state import State
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     folder = tmp_path / "moco-small-digits-abcdefghij"
     folder.mkdir()
-    (folder / "config.yaml").write_text("seed: 0\n")
+    (folder / "config.json").write_text('{"seed": 0}')
     return Run(folder)
 
 
 def test_states_follow_the_files(run: Run) -> None:
     assert run.state() == "pending"
-    with run.claim():
+    with run.lease():
         assert run.state() == "running"
-    with pytest.raises(Stopped), run.claim():
+    with pytest.raises(Stopped), run.lease():
         raise Stopped("SIGTERM")
-    assert run.state() == "stopped" and run.holder()["why"] == "SIGTERM"
-    with pytest.raises(Stopped), run.claim():
+    assert run.state() == "stopped" and run.holder().why == "SIGTERM"
+    with pytest.raises(Stopped), run.lease():
         raise Stopped("SIGUSR2")
     assert run.state() == "timed out"
-    with pytest.raises(ZeroDivisionError), run.claim():
+    with pytest.raises(ZeroDivisionError), run.lease():
         1 / 0  # noqa: B018
     assert run.state() == "failed" and "ZeroDivisionError" in (run.folder / "error.txt").read_text()
-    with pytest.raises(RuntimeError), run.claim():
+    with pytest.raises(RuntimeError), run.lease():
         raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
     assert run.state() == "out of memory"
     run.write_result({"knn/top1": 1.0})
@@ -47,25 +50,26 @@ def test_states_follow_the_files(run: Run) -> None:
 
 
 def test_second_process_is_told_who_holds_the_run(run: Run) -> None:
-    code = "import sys, time, moco.runs\nwith moco.runs.Run(sys.argv[1]).claim():\n print('held', flush=True); time.sleep(60)"
+    code = "import sys, time\nfrom moco.runs.run import Run\n"
+    code += "with Run(sys.argv[1]).lease():\n print('held', flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code, str(run.folder)], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout and holder.stdout.readline() == "held\n"
-        with pytest.raises(Held, match=f"process {holder.pid} on"), run.claim():
+        with pytest.raises(Held, match=f"process {holder.pid} on"), run.lease():
             pass
         assert run.state() == "running"
     finally:
         holder.kill()
         holder.communicate()
     assert run.state() == "killed"
-    with run.claim():  # whose holder is gone is taken over
-        assert run.holder()["pid"] == os.getpid()
+    with run.lease():  # whose holder is gone is taken over
+        assert run.holder().pid == os.getpid()
 
 
 def _try(folder: str, start: Any, over: Any, out: Any) -> None:
     start.wait()
     try:
-        with Run(folder).claim():
+        with Run(folder).lease():
             out.put("mine")
             over.wait()
     except Held:
@@ -73,8 +77,8 @@ def _try(folder: str, start: Any, over: Any, out: Any) -> None:
 
 
 def test_of_many_at_once_one_gets_an_abandoned_run(run: Run) -> None:
-    holder = {"token": "x", "machine": claims.machine(), "pid": 2**22 + 1, "born": "1", "host": "h", "ended": None}
-    (run.folder / "claim.json").write_text(json.dumps(holder))
+    holder = {"token": "x", "machine": lease.machine(), "pid": 2**22 + 1, "born": "1", "host": "h", "started": 0.0}
+    (run.folder / "lease.json").write_text(json.dumps(holder))
     assert run.state() == "killed"
     context = multiprocessing.get_context("spawn")
     start, over, out = context.Barrier(4), context.Event(), context.Queue()
@@ -89,42 +93,42 @@ def test_of_many_at_once_one_gets_an_abandoned_run(run: Run) -> None:
 
 
 def test_holder_on_another_machine_is_judged_by_its_heartbeat(run: Run) -> None:
-    path = run.folder / "claim.json"
+    path = run.folder / "lease.json"
     path.write_text(
-        json.dumps({"token": "x", "machine": "elsewhere", "host": "n7", "pid": 1, "born": "1", "ended": None})
+        json.dumps({"token": "x", "machine": "elsewhere", "host": "n7", "pid": 1, "born": "1", "started": 0.0})
     )
     assert run.state() == "running"
-    os.utime(path, (time.time() - claims.STALE - 1,) * 2)
+    os.utime(path, (time.time() - lease.STALE - 1,) * 2)
     assert run.state() == "killed"
 
 
-def test_requeued_job_takes_its_own_claim_over(run: Run) -> None:
-    other = {"token": "x", "machine": "elsewhere", "host": "n7", "pid": 1, "born": "1", "ended": None, "job": "12_3"}
+def test_requeued_job_takes_its_own_lease_over(run: Run) -> None:
+    other = {"token": "x", "machine": "elsewhere", "host": "n7", "pid": 1, "born": "1", "started": 0.0}
     for queue in ("slurm", "local"):  # a local job's id is a process's, which another container may have too
-        (run.folder / "claim.json").write_text(json.dumps(other | {"queue": queue}))
-        with pytest.raises(Held), run.claim(job="12_3" if queue == "local" else "12_4", queue=queue):
+        (run.folder / "lease.json").write_text(json.dumps(other | {"place": {"job": "12_3", "queue": queue}}))
+        with pytest.raises(Held), run.lease(place=Place(queue=queue, job="12_3" if queue == "local" else "12_4")):
             pass
-    (run.folder / "claim.json").write_text(json.dumps(other | {"queue": "slurm"}))
-    with run.claim(job="12_3", queue="slurm"):
-        assert run.holder()["pid"] == os.getpid()
+    (run.folder / "lease.json").write_text(json.dumps(other | {"place": {"job": "12_3", "queue": "slurm"}}))
+    with run.lease(place=Place(queue="slurm", job="12_3")):
+        assert run.holder().pid == os.getpid()
 
 
 def test_holder_that_was_replaced_notices(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "HEARTBEAT", 0.05)
-    with pytest.raises(claims.Lost), run.claim() as claim:
-        (run.folder / "claim.json").write_text(json.dumps({"token": "another", "ended": None}))
+    monkeypatch.setattr(lease, "HEARTBEAT", 0.05)
+    with pytest.raises(lease.Lost), run.lease() as lease_:
+        (run.folder / "lease.json").write_text(json.dumps(dataclasses.asdict(lease_.holder) | {"token": "another"}))
         for _ in range(100):
             time.sleep(0.05)
-            claim.progress(step=1)
-    assert run.holder()["token"] == "another"  # and left the other's claim alone
+            lease_.progress(step=1)
+    assert run.holder().token == "another"  # and left the other's lease alone
 
 
 def test_heartbeat_carries_progress(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "HEARTBEAT", 0.05)
-    with run.claim() as claim:
-        claim.progress(step=7)
+    monkeypatch.setattr(lease, "HEARTBEAT", 0.05)
+    with run.lease() as lease_:
+        lease_.progress(step=7)
         deadline = time.time() + 20
-        while run.holder()["progress"] != {"step": 7}:
+        while run.holder().progress != {"step": 7}:
             assert time.time() < deadline
             time.sleep(0.05)
 
@@ -155,7 +159,7 @@ def test_write_that_fails_leaves_the_old_file(run: Run, monkeypatch: pytest.Monk
 def test_find_by_id_beginning_folder_and_what_it_says_otherwise(run: Run, tmp_path: Path) -> None:
     other = tmp_path / "moco-small-digits-abdddddddd"
     other.mkdir()
-    (other / "config.yaml").write_text("seed: 1\n")
+    (other / "config.json").write_text('{"seed": 1}')
     (tmp_path / "no run").mkdir()
     for name in ("abcdefghij", "abc", run.folder.name, str(run.folder)):
         assert runs.find(tmp_path, name).folder == run.folder
@@ -165,3 +169,36 @@ def test_find_by_id_beginning_folder_and_what_it_says_otherwise(run: Run, tmp_pa
         runs.find(tmp_path, "zzz")
     assert [r.folder for r in runs.all_runs(tmp_path)] == [run.folder, other]
     assert runs.all_runs(tmp_path / "absent") == []
+
+
+def test_a_lease_of_another_version_is_read_and_a_damaged_one_is_named(run: Run) -> None:
+    with run.lease("train", place=Place(sweep="temperature", label="temperature=0.1")) as held:
+        path = run.folder / "lease.json"
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps(content | {"unheard_of": 1, "place": content["place"] | {"rank": 0}}))
+        assert run.holder() == held.holder and run.holder().place.label == "temperature=0.1"
+    for damaged in (
+        '{"machine": 3}',
+        '{"token": "x", "machine": "m", "host": "h", "pid": "one", "born": "1", "started": 1}',
+    ):
+        path.write_text(damaged)
+        with pytest.raises(lease.Damaged, match="lease.json is damaged: remove it"):
+            run.state()
+    path.write_text("[1]")
+    assert run.state() == State.PENDING
+
+
+def test_a_configuration_is_validated_where_it_is_used_and_flat_where_many_are_read(run: Run) -> None:
+    config = checked("recipe=quickstart")
+    run.write_config(config)
+    assert run.config == config and run.flat_config["optimizer.lr"] == 1e-3
+    path = run.folder / "config.json"
+    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
+    with pytest.raises(UserError, match=r"config.json cannot be used: its schema has version 2"):
+        _ = run.config
+    path.write_text("{")
+    with pytest.raises(UserError, match=r"config.json cannot be read .*: is .* a run's folder"):
+        _ = run.flat_config
+    path.write_text("[]")
+    with pytest.raises(UserError, match=r"config.json does not hold a configuration"):
+        _ = run.flat_config

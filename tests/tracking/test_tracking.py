@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 import wandb
+from common import checked
 
+from moco.config.schema import Tracking
+from moco.runs.lease import BY_HAND, Place
 from moco.runs.run import Run
-from moco.tracking.wandb_mirror import NoTracker, open_tracker
+from moco.tracking.tracker import Tracker, open_tracker
 
-SETTINGS = {"name": "wandb", "mode": "offline", "project": "moco", "entity": None, "group": None, "tags": ["a", "b"]}
-CONFIG = {"temperature": 0.1, "method": {"name": "moco", "m": 64}}
+SETTINGS = Tracking(name="wandb", tags=["a", "b"])
+CONFIG = checked("temperature=0.1", "m=64")
 LINES = [
     {"train/loss": 3.0, "train/lr": 0.06, "knn/top1": 40.0, "knn/top5": 80.0},
     {"train/loss": 2.5, "train/lr": 0.03, "knn/top1": 55.0, "knn/top5": 90.0},
@@ -53,12 +56,12 @@ def history(records: list[dict[str, Any]]) -> list[tuple[int, dict[str, float]]]
 
 
 def test_what_is_logged_is_what_wandb_holds(run: Run, capfd):
-    tracker = open_tracker(SETTINGS, run, CONFIG, "train", {"sweep": "temperatures"})
+    tracker = open_tracker(SETTINGS, run, CONFIG, "train", Place(sweep="temperatures"))
     for i, line in enumerate(LINES):
         tracker.log(10 * (i + 1), line)
     tracker.finish()
     # Linear evaluation later, in a process of its own as far as wandb knows: same id, another part of the same run.
-    tracker = open_tracker(SETTINGS, run, CONFIG, "linear_eval", {})
+    tracker = open_tracker(SETTINGS, run, CONFIG, "linear_eval", BY_HAND)
     tracker.log(30, {"linear/top1": 61.0, "linear/top5": 95.0})
     tracker.finish(1)
     assert wandb.run is None and capfd.readouterr() == ("", "")
@@ -72,7 +75,13 @@ def test_what_is_logged_is_what_wandb_holds(run: Run, capfd):
     assert (begun["project"], begun["run_group"], begun["job_type"]) == ("moco", "temperatures", "train")
     assert sorted(begun["tags"]) == ["a", "b"]
     config = begun["config"]["update"]
-    assert {key: config[key] for key in CONFIG} == CONFIG
+    assert (config["temperature"], config["m"], config["method"]["name"], config["optimizer"]["lr"]) == (
+        0.1,
+        64,
+        "moco",
+        0.06,
+    )
+    assert "tracker" not in config and not {"m", "_target_"} & set(config["method"])
     assert (of(probing, "run")[0]["run_id"], of(probing, "run")[0]["job_type"]) == (run.id, "linear_eval")
     summary: dict[str, Any] = {}
     for record in of(training, "summary"):
@@ -86,9 +95,9 @@ def test_the_group_that_is_asked_for_wins_over_the_sweep(run: Run, monkeypatch: 
     asked = []
     monkeypatch.setattr(wandb, "init", lambda **arguments: asked.append(arguments) or _Recorder())
     for group, sweep in (("mine", "swept"), (None, "swept"), (None, None)):
-        open_tracker(SETTINGS | {"group": group}, run, CONFIG, "train", {"sweep": sweep} if sweep else {})
+        open_tracker(SETTINGS.model_copy(update={"group": group}), run, CONFIG, "train", Place(sweep=sweep))
     monkeypatch.setenv("WANDB_RUN_ID", "theirs")  # as an agent of a wandb sweep sets it
-    open_tracker(SETTINGS, run, CONFIG, "train", {})
+    open_tracker(SETTINGS, run, CONFIG, "train", BY_HAND)
     assert [a["group"] for a in asked] == ["mine", "swept", None, None]
     assert [a["id"] for a in asked] == [run.id] * 3 + ["theirs"]
 
@@ -118,7 +127,7 @@ class _Recorder:
 def test_a_tracker_that_fails_says_so_once_and_falls_silent(run: Run, monkeypatch: pytest.MonkeyPatch, capsys):
     recorder = _Recorder()
     monkeypatch.setattr(wandb, "init", lambda **arguments: recorder)
-    tracker = open_tracker(SETTINGS, run, CONFIG, "train", {})
+    tracker = open_tracker(SETTINGS, run, CONFIG, "train", BY_HAND)
     tracker.log(1, LINES[0])
     recorder.broken = True
     for step in (2, 3):
@@ -134,7 +143,7 @@ def test_one_that_cannot_start_is_left_out(run: Run, monkeypatch: pytest.MonkeyP
         raise wandb.errors.CommError("the service does not answer")
 
     monkeypatch.setattr(wandb, "init", fail)
-    tracker = open_tracker(SETTINGS, run, CONFIG, "train", {})
+    tracker = open_tracker(SETTINGS, run, CONFIG, "train", BY_HAND)
     tracker.log(1, LINES[0])
     tracker.finish()
     [line] = capsys.readouterr().err.splitlines()
@@ -142,19 +151,19 @@ def test_one_that_cannot_start_is_left_out(run: Run, monkeypatch: pytest.MonkeyP
 
 
 def test_training_goes_on_without_its_tracker(tiny, monkeypatch: pytest.MonkeyPatch, capsys):
-    from moco.training import pretrain as jobs
+    from moco.training.pretrain import train
 
     recorder = _Recorder()
     recorder.broken = True
     monkeypatch.setattr(wandb, "init", lambda **arguments: recorder)
-    top1 = jobs.train(tiny("moco", "tracker=wandb", "epochs=1"))
+    top1 = train(tiny("moco", "tracker=wandb", "epochs=1"))
     assert top1 > 10  # better than a guess among ten digits, with every line logged to a tracker that fails
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: wandb failed")]
     assert len(warnings) == 1 and len(recorder.calls) == 1
 
 
 def test_online_without_a_key_goes_on_offline_with_one_line(run: Run, capfd):
-    tracker = open_tracker(SETTINGS | {"mode": "online"}, run, CONFIG, "train", {})
+    tracker = open_tracker(SETTINGS.model_copy(update={"mode": "online"}), run, CONFIG, "train", BY_HAND)
     tracker.log(10, LINES[0])
     tracker.finish()
     [line] = capfd.readouterr().err.splitlines()
@@ -165,7 +174,7 @@ def test_online_without_a_key_goes_on_offline_with_one_line(run: Run, capfd):
 
 
 def test_none_keeps_nothing(run: Run):
-    tracker = open_tracker({"name": "none"}, run, CONFIG, "train", {})
+    tracker = open_tracker(Tracking(name="none"), run, CONFIG, "train", BY_HAND)
     tracker.log(1, LINES[0])
     tracker.finish()
-    assert isinstance(tracker, NoTracker) and not list(run.folder.iterdir())
+    assert type(tracker) is Tracker and not list(run.folder.iterdir())

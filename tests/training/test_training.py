@@ -11,28 +11,33 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from moco.augment import views as augment
+from moco.config.schema import Config
 from moco.errors import UserError
-from moco.evaluation import knn as evaluation
+from moco.evaluation import linear_probe
 from moco.launch.job import Task
+from moco.protocols import LINEAR, LINEAR_CACHED, Protocol
 from moco.runs.lease import Stopped
 from moco.runs.run import Run
-from moco.training import pretrain as jobs
-from moco.training import trainer as training
-from moco.training.components import Parts, knn_evaluation
+from moco.runs.state import State
+from moco.training import trainer
+from moco.training.components import Components, knn_evaluation
+from moco.training.linear_eval import linear_eval
+from moco.training.pretrain import train, trainable
+from moco.training.trainer import Trainer
 
-Make = Callable[..., dict[str, Any]]
+Make = Callable[..., Config]
 PER_EPOCH = 1437 // 64
 
 
-def only(cfg: dict[str, Any]) -> Run:
+def only(config: Config) -> Run:
     """The one run under the configuration's runs_dir."""
-    [folder] = [p.parent for p in Path(cfg["runs_dir"]).glob("*/config.yaml")]
+    [folder] = [p.parent for p in Path(config.runs_dir).glob("*/config.json")]
     return Run(folder)
 
 
-def stop_at(monkeypatch: pytest.MonkeyPatch, *steps: int, by: int = signal.SIGTERM, of: Any = training) -> None:
+def stop_at(monkeypatch: pytest.MonkeyPatch, *steps: int, by: int = signal.SIGTERM, of: Any = trainer) -> None:
     """Sends the signal to this process right after those steps' seeds are drawn, so in the middle of the step."""
-    draw, stream = of.step_seed, {training: "step", evaluation: "probe step"}[of]
+    draw, stream = of.step_seed, {trainer: "step", linear_probe: "probe step"}[of]
     left = set(steps)
 
     def drawn(seed: int, name: str, step: int) -> int:
@@ -70,16 +75,16 @@ def test_resumed_run_is_the_uninterrupted_one(
     method: str, tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = tiny(method, f"runs_dir={tmp_path}/whole", "optimizer=adam")
-    jobs.train(whole)
+    train(whole)
     cut = tiny(method, f"runs_dir={tmp_path}/cut", "optimizer=adam")
     with monkeypatch.context() as patch:
         # in the first epoch, at its last step, at the first step of the second, and at the very last but one
         stop_at(patch, 3, PER_EPOCH - 1, PER_EPOCH, 2 * PER_EPOCH - 2)
         for stops in range(4):
             with pytest.raises(Stopped):
-                jobs.train(cut)
+                train(cut)
             assert only(cut).state() == "stopped", stops
-    jobs.train(cut)
+    train(cut)
     one, other = content(only(whole)), content(only(cut))
     assert one.pop("seconds") > 0 and other.pop("seconds") > 0
     assert_equal(one, other)
@@ -93,9 +98,9 @@ def test_killed_run_repeats_only_what_came_after_the_checkpoint(
     tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = tiny("moco", f"runs_dir={tmp_path}/whole")
-    jobs.train(whole)
+    train(whole)
     cut = tiny("moco", f"runs_dir={tmp_path}/cut", "checkpoint_minutes=0")
-    draw, steps = training.step_seed, []
+    draw, steps = trainer.step_seed, []
 
     def drawn(seed: int, stream: str, step: int) -> int:
         if stream == "step":
@@ -104,11 +109,11 @@ def test_killed_run_repeats_only_what_came_after_the_checkpoint(
                 raise MemoryError("as sudden as a kill: nothing is saved on the way out")
         return draw(seed, stream, step)
 
-    monkeypatch.setattr(training, "step_seed", drawn)
+    monkeypatch.setattr(trainer, "step_seed", drawn)
     with pytest.raises(MemoryError):
-        jobs.train(cut)
+        train(cut)
     assert only(cut).state() == "out of memory"
-    jobs.train(cut)
+    train(cut)
     assert steps == [*range(PER_EPOCH + 5), *range(PER_EPOCH + 4, 2 * PER_EPOCH)]
     assert_equal(content(only(whole))["method"], content(only(cut))["method"])
 
@@ -116,19 +121,19 @@ def test_killed_run_repeats_only_what_came_after_the_checkpoint(
 def test_done_run_is_not_trained_again_unless_asked(
     tiny: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    value = jobs.train(tiny())
+    value = train(tiny())
     run = only(tiny())
     first = run.checkpoint.stat().st_mtime_ns
-    assert jobs.train(tiny()) == value and run.checkpoint.stat().st_mtime_ns == first
+    assert train(tiny()) == value and run.checkpoint.stat().st_mtime_ns == first
     assert "is done: kNN" in capsys.readouterr().out
-    assert jobs.train(tiny("moco", "rerun=true")) == value
-    assert run.checkpoint.stat().st_mtime_ns > first and run.config["rerun"] is False
+    assert train(tiny("moco", "rerun=true")) == value
+    assert run.checkpoint.stat().st_mtime_ns > first and run.config.rerun is False
 
 
 def test_ordered_again_it_begins_anew_once_and_until_then_nothing_is_lost(
     tiny: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    value = jobs.train(tiny())
+    value = train(tiny())
     task = Task(only(tiny()), "train", tiny())
     assert task.state() == "done"
     task.freeze(again=True)
@@ -149,7 +154,7 @@ def test_ordered_again_it_begins_anew_once_and_until_then_nothing_is_lost(
 
 
 def test_linear_evaluation_ordered_again_begins_anew_once(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs.train(tiny())
+    train(tiny())
     cfg = tiny("moco", "probe.epochs=3", "probe.batch_size=500", "linear_eval=true")  # three steps an epoch
     train, probe = (Task(only(tiny()), what, cfg) for what in ("train", "linear_eval"))
     assert train.state() == probe.state() == "pending" and train.run.state() == "done"
@@ -160,13 +165,13 @@ def test_linear_evaluation_ordered_again_begins_anew_once(tiny: Make, monkeypatc
     probe.freeze(again=True)
     assert train.state() == probe.state() == "pending" and train.run.state() == "done"
     with monkeypatch.context() as patch:
-        stop_at(patch, 4, of=evaluation)
+        stop_at(patch, 4, of=linear_probe)
         with pytest.raises(Stopped):
             probe.job("sweep").work()
     assert probe.state() == "stopped" and "linear/top1" not in probe.run.result
     drawn = []
-    draw = evaluation.step_seed
-    monkeypatch.setattr(evaluation, "step_seed", lambda *of: drawn.append(of[1:]) or draw(*of))
+    draw = linear_probe.step_seed
+    monkeypatch.setattr(linear_probe, "step_seed", lambda *of: drawn.append(of[1:]) or draw(*of))
     probe.job("sweep").work()
     assert probe.state() == "done" and probe.value() == value
     assert [step for stream, step in drawn if stream == "probe step"] == [*range(5, 9)]
@@ -176,13 +181,13 @@ def test_rerun_forgets_an_unfinished_attempt(tiny: Make, monkeypatch: pytest.Mon
     with monkeypatch.context() as patch:
         stop_at(patch, 5)
         with pytest.raises(Stopped):
-            jobs.train(tiny())
+            train(tiny())
     steps: list[int] = []
-    draw = training.step_seed
+    draw = trainer.step_seed
     monkeypatch.setattr(
-        training, "step_seed", lambda s, stream, n: (stream == "step" and steps.append(n), draw(s, stream, n))[1]
+        trainer, "step_seed", lambda s, stream, n: (stream == "step" and steps.append(n), draw(s, stream, n))[1]
     )
-    jobs.train(tiny("moco", "rerun=true"))
+    train(tiny("moco", "rerun=true"))
     assert steps[0] == 0
 
 
@@ -190,7 +195,7 @@ def test_rerun_forgets_an_unfinished_attempt(tiny: Make, monkeypatch: pytest.Mon
 def test_signals_save_at_the_next_step(number: int, tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     stop_at(monkeypatch, 4, by=number)
     with pytest.raises(SystemExit) as stopped:
-        jobs.train(tiny())
+        train(tiny())
     assert stopped.value.code == 75 and content(only(tiny()))["step"] == 5
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # restored for whoever called
 
@@ -198,10 +203,10 @@ def test_signals_save_at_the_next_step(number: int, tiny: Make, monkeypatch: pyt
 def test_sigterm_inside_slurm_saves_and_goes_on(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     saved: list[int] = []
-    save = training.State.save
-    monkeypatch.setattr(training.State, "save", lambda self: (saved.append(self.step), save(self))[1])
+    save = Trainer.save
+    monkeypatch.setattr(Trainer, "save", lambda self: (saved.append(self.step), save(self))[1])
     stop_at(monkeypatch, 4)
-    jobs.train(tiny())
+    train(tiny())
     assert saved == [5, 2 * PER_EPOCH]
 
 
@@ -209,7 +214,7 @@ def test_nan_stops_with_its_step_and_keeps_the_last_good_checkpoint(
     tiny: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cfg = tiny("moco", "checkpoint_minutes=0")
-    draw, good = training.step_seed, {}
+    draw, good = trainer.step_seed, {}
 
     def drawn(seed: int, stream: str, step: int) -> int:
         if stream == "step" and step == 7:
@@ -217,9 +222,9 @@ def test_nan_stops_with_its_step_and_keeps_the_last_good_checkpoint(
             monkeypatch.setattr(torch.nn.functional, "cross_entropy", lambda logits, *_: logits.sum() * float("nan"))
         return draw(seed, stream, step)
 
-    monkeypatch.setattr(training, "step_seed", drawn)
+    monkeypatch.setattr(trainer, "step_seed", drawn)
     with pytest.raises(UserError, match=r"infinite or NaN at step 8: try a lower optimizer.lr"):
-        jobs.train(cfg)
+        train(cfg)
     assert only(cfg).state() == "failed"
     assert_equal(content(only(cfg)), good)
     assert good["step"] == 7
@@ -230,7 +235,7 @@ def test_unusable_checkpoint_is_named_and_kept(damage: str, tiny: Make, monkeypa
     with monkeypatch.context() as patch:
         stop_at(patch, 4)
         with pytest.raises(Stopped):
-            jobs.train(tiny())
+            train(tiny())
     run = only(tiny())
     if damage == "other":
         saved = content(run)
@@ -240,10 +245,10 @@ def test_unusable_checkpoint_is_named_and_kept(damage: str, tiny: Make, monkeypa
         run.checkpoint.write_bytes(run.checkpoint.read_bytes()[: 2000 if damage == "cut" else 0])
     before = run.checkpoint.read_bytes()
     with pytest.raises(UserError, match=rf"{run.checkpoint} (is damaged|does not fit).*it is kept.*rerun=true"):
-        jobs.train(tiny())
+        train(tiny())
     assert run.checkpoint.read_bytes() == before
     with pytest.raises(UserError, match="not done: train it to its end first"):
-        jobs.linear_eval(run, {"name": "cached"}, {"name": "none"})
+        linear_eval(run, tiny().evaluation())
 
 
 def test_full_disk_keeps_the_checkpoint_before(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,85 +263,82 @@ def test_full_disk_keeps_the_checkpoint_before(tiny: Make, monkeypatch: pytest.M
 
     monkeypatch.setattr(torch, "save", filling)
     with pytest.raises(UserError, match="No space left on device.*free some space"):
-        jobs.train(tiny("moco", "checkpoint_minutes=0"))
+        train(tiny("moco", "checkpoint_minutes=0"))
     run = only(tiny())
     assert content(run)["step"] == 2 and not list(run.folder.glob(".checkpoint*"))
 
 
 def test_numbers_that_the_data_is_too_small_for_write_nothing(tiny: Make, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
-        jobs.train(tiny("moco", "batch_size=2000", "k=1500"))
+        train(tiny("moco", "batch_size=2000", "k=1500"))
     assert "at most 1437" in str(error.value) and len(str(error.value).splitlines()) == 2
-    with pytest.raises(ValueError, match="m=2000 is more than the 1437 training images"):
-        jobs.train(tiny("npid", "m=2000"))
+    with pytest.raises(UserError, match="m=2000 is more than the 1437 training images"):
+        train(tiny("npid", "m=2000"))
     with pytest.raises(UserError, match="no setting foo: it takes"):
-        jobs.train(tiny("moco", "+optimizer.foo=3"))
+        train(tiny("moco", "+optimizer.foo=3"))
     with pytest.raises(UserError, match="device=cuda:7 is not here"):
-        jobs.train(tiny("moco", "device=cuda:7"))
+        train(tiny("moco", "device=cuda:7"))
     assert not (tmp_path / "runs").exists()
 
 
 def test_best_epoch_is_kept_beside_the_last(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([{"knn/top1": 50.0, "knn/top5": 90.0}, {"knn/top1": 40.0, "knn/top5": 91.0}])
-    monkeypatch.setattr(jobs, "knn_evaluation", lambda *_: lambda: next(scores))
-    assert jobs.train(tiny()) == 40.0
+    monkeypatch.setattr("moco.training.components.knn_evaluation", lambda *_: lambda: next(scores))
+    assert train(tiny()) == 40.0
     result = only(tiny()).result
     assert result["knn/top1"] == 40.0 and result["best"] == {"knn/top1": 50.0, "epoch": 1}
 
 
 def test_stopped_linear_evaluation_goes_on(tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By augmented views, stopped twice; with other settings, or asked to start over, the checkpoint does not count."""
-    jobs.train(tiny("moco"))
-    run = only(tiny("moco"))
-    probe = tiny("moco", "probe.epochs=3", "probe.batch_size=500")["probe"]  # three steps an epoch
-    asked: dict[str, Any] = {"probe": probe, "tracker": {"name": "none"}, "device": "cpu"}
-    want = jobs.linear_eval(run, **asked)["linear/top1"]
-    result = {key: value for key, value in run.result.items() if not key.startswith("linear")}
-    run.write_result(result)
+    config = tiny("moco", "probe.epochs=3", "probe.batch_size=500")  # three steps per epoch
+    train(config)
+    run, asked = only(config), config.evaluation()
+    want = linear_eval(run, asked)
+    run.write_result({key: value for key, value in run.result.items() if not key.startswith("linear")})
     drawn = []
     with monkeypatch.context() as patch:
-        stop_at(patch, 1, 5, of=evaluation)
-        draw = evaluation.step_seed
-        patch.setattr(evaluation, "step_seed", lambda *of: drawn.append(of[1:]) or draw(*of))
+        stop_at(patch, 1, 5, of=linear_probe)
+        draw = linear_probe.step_seed
+        patch.setattr(linear_probe, "step_seed", lambda *of: drawn.append(of[1:]) or draw(*of))
         for _ in range(2):
             with pytest.raises(Stopped):
-                jobs.linear_eval(run, **asked)
-            assert run.state() == "done" and run.attempt() == "stopped"
-        assert jobs.linear_eval(run, **asked)["linear/top1"] == want
+                linear_eval(run, asked)
+            assert run.state() == State.DONE and run.attempt() == State.STOPPED
+        assert linear_eval(run, asked) == want
     assert [step for stream, step in drawn if stream == "probe step"] == [*range(9)]
     assert not list(run.folder.glob("probe_*.pt"))
+    again = asked.model_copy(update={"rerun": True})
     with monkeypatch.context() as patch:
-        stop_at(patch, 1, of=evaluation)
+        stop_at(patch, 1, of=linear_probe)
         with pytest.raises(Stopped):
-            jobs.linear_eval(run, **asked, rerun=True)
-    other = {**asked, "probe": {**probe, "lr": 0.5}}
-    assert jobs.linear_eval(run, **other, rerun=True)["linear/top1"] != want
+            linear_eval(run, again)
+    other = again.model_copy(update={"probe": asked.probe.model_copy(update={"lr": 0.5})})
+    assert linear_eval(run, other) != want
 
 
-@pytest.mark.parametrize("protocol", ["cached", "augmented"])
-def test_linear_evaluation_joins_the_result_and_leaves_the_backbone_alone(protocol: str, tiny: Make) -> None:
-    cfg = tiny("moco", f"probe={protocol}", "probe.epochs=5", "probe.lr=0.02", "linear_eval=true")
-    jobs.train(cfg)
-    run = only(cfg)
-    name = {"cached": "linear_cached", "augmented": "linear"}[protocol]
-    assert 10 < run.result[f"{name}/top1"] <= run.result[f"{name}/top5"] <= 100
-    assert run.metrics()[-1][f"{name}/top1"] == run.result[f"{name}/top1"]
-    before, value = run.checkpoint.read_bytes(), run.result[f"{name}/top1"]
-    arguments = {key: cfg[key] for key in ("probe", "tracker", "device", "seed")}
-    assert jobs.linear_eval(run, **arguments, rerun=True)[f"{name}/top1"] == value
-    assert run.checkpoint.read_bytes() == before
+@pytest.mark.parametrize("protocol", [LINEAR, LINEAR_CACHED])
+def test_linear_evaluation_joins_the_result_and_leaves_the_backbone_alone(protocol: Protocol, tiny: Make) -> None:
+    config = tiny("moco", f"probe={protocol.probe}", "probe.epochs=5", "probe.lr=0.02", "linear_eval=true")
+    train(config)
+    run = only(config)
+    assert 10 < run.result[protocol.metric(1)] <= run.result[protocol.metric(5)] <= 100
+    assert run.metrics()[-1][protocol.top1] == run.result[protocol.top1]
+    before, value = run.checkpoint.read_bytes(), run.result[protocol.top1]
+    assert linear_eval(run, config.evaluation().model_copy(update={"rerun": True})) == value
+    assert run.result[protocol.top1] == value and run.checkpoint.read_bytes() == before
 
 
 @pytest.mark.parametrize("words", [[], ["augment.eval_size=12"], ["augment.size=6", "augment.eval_size=12"]])
 def test_views_of_linear_evaluation_are_as_large_as_the_images_it_is_tested_on(words: list[str], tiny: Make) -> None:
-    parts = Parts(tiny("moco", *words), "cpu")
+    parts = Components(tiny("moco", *words), "cpu")
     images = parts.data.train_images[:4]
     assert parts.probe_views()(images).shape == parts.views().clean(images).shape
 
 
 def test_validation_holds_training_images_out(tiny: Make) -> None:
     cfg = tiny("moco", "data.validation=0.1")
-    jobs.train(cfg)
+    train(cfg)
     result = only(cfg).result
     assert result["evaluated_on"] == "validation"
     assert result["train_images"] + result["test_images"] == 1437 and 140 <= result["test_images"] <= 147
@@ -344,7 +346,7 @@ def test_validation_holds_training_images_out(tiny: Make) -> None:
 
 def test_step_learning_rates_reach_the_optimizer(tiny: Make) -> None:
     cfg = tiny("moco", "optimizer.scale_lr=true", "optimizer.lr=0.4", "schedule.warmup_epochs=1")
-    jobs.train(cfg)
+    train(cfg)
     lrs = [line["train/lr"] for line in only(cfg).metrics()]
     assert lrs[0] == pytest.approx(0.4 * 64 / 256) and 0 < lrs[1] < 0.01 * lrs[0]
 
@@ -358,17 +360,17 @@ def test_compiled_run_is_the_same_run(tiny: Make, tmp_path: Path, monkeypatch: p
         whole(module, backend="eager")  # traced and run by torch.compile, without minutes of generating code
 
     monkeypatch.setattr(torch.nn.Module, "compile", traced)
-    value = jobs.train(tiny("moco", f"runs_dir={tmp_path}/compiled", "compile=true"))
+    value = train(tiny("moco", f"runs_dir={tmp_path}/compiled", "compile=true"))
     assert compiled == ["SmallResNet"] * 2
-    assert jobs.train(tiny("moco", f"runs_dir={tmp_path}/plain")) == value
-    one, other = (content(Run(next((tmp_path / name).glob("*/config.yaml")).parent)) for name in ("compiled", "plain"))
+    assert train(tiny("moco", f"runs_dir={tmp_path}/plain")) == value
+    one, other = (content(Run(next((tmp_path / name).glob("*/config.json")).parent)) for name in ("compiled", "plain"))
     assert_equal(one["method"], other["method"])
 
 
 def test_provenance_names_versions_and_hardware(tiny: Make) -> None:
     import json
 
-    jobs.train(tiny())
+    train(tiny())
     [attempt] = json.loads((only(tiny()).folder / "provenance.json").read_text())
     assert attempt["packages"]["torch"] == torch.__version__.split("+")[0] and attempt["device"] == "cpu"
     assert attempt["commit"] is None or len(attempt["commit"]) == 40
@@ -395,7 +397,7 @@ class Waits(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def every_part(method: str, tiny: Make) -> dict[str, Any]:
+def every_part(method: str, tiny: Make) -> Config:
     """A configuration whose step has all that a step can have."""
     words = ["augment.gray=0.2", "augment.blur=0.5", "augment.solarize=0.2", "augment.jitter=[0.4,0.4,0.4,0.1]"]
     return tiny(method, *words, *(["method.symmetric=true", "method.momentum_end=1.0"] if method == "moco" else []))
@@ -405,8 +407,8 @@ def every_part(method: str, tiny: Make) -> dict[str, Any]:
 def test_nothing_is_made_on_another_device_than_the_images(method: str, tiny: Make) -> None:
     """What would fail on a GPU alone: tensors made without a word about their device are put where they cannot be used."""
     cfg = every_part(method, tiny)
-    parts = Parts(cfg, "cpu")
-    model, optimizer, _ = jobs._trainable(cfg, parts)
+    parts = Components(cfg, "cpu")
+    model, optimizer, _ = trainable(parts)
     images, index = parts.data.train_images[:64], torch.arange(64)
     augment.constant.cache_clear()
     with torch.device("meta"):
@@ -414,7 +416,7 @@ def test_nothing_is_made_on_another_device_than_the_images(method: str, tiny: Ma
         loss = model(views(images), views(images) if model.views == 2 else None, index)
         loss.backward()
         optimizer.step()
-        scores = knn_evaluation(cfg, parts, model, views)()
+        scores = knn_evaluation(parts, model, views)()
         probed = probe_views(images)
     assert loss.device.type == probed.device.type == "cpu" and 0 <= scores["knn/top1"] <= 100
 
@@ -422,8 +424,8 @@ def test_nothing_is_made_on_another_device_than_the_images(method: str, tiny: Ma
 @pytest.mark.parametrize("method", ["moco", "simclr", "npid"])
 def test_no_step_waits_for_the_device(method: str, tiny: Make, tmp_path: Path) -> None:
     cfg = every_part(method, tiny)
-    parts = Parts(cfg, "cpu")
-    model, optimizer, _ = jobs._trainable(cfg, parts)
+    parts = Components(cfg, "cpu")
+    model, optimizer, _ = trainable(parts)
     views, images, index = parts.views(), parts.data.train_images[:64], torch.arange(64)
     with Waits() as would:
         torch.tensor([0.5]).item()
