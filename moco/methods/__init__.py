@@ -1,7 +1,7 @@
-"""Contrastive methods, one paper per file.
+"""Contrastive methods, one file per paper.
 
-A method is an `nn.Module` with `encoder` (images [B, 3, H, W] -> features [B, D]), `head` (-> [B, feature_dim]),
-`views` (how many views of an image it looks at) and `forward(x1, x2, index) -> scalar loss`.
+A method is an `nn.Module` with `encoder` (images [B, 3, H, W] -> features [B, D]), `head` (features -> [B, feature_dim]),
+`views` (how many views of each image it needs) and `forward(x1, x2, index) -> scalar loss`.
 """
 
 from moco.methods.moco import MoCo

@@ -7,16 +7,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moco.errors import UserError
 from moco.models.heads import projection_head
 
 
 class NPID(nn.Module):
-    """Each image a class of its own, with its row of a memory bank [num_images, feature_dim] for the class weight.
+    """Each image is a class of its own, whose class weight is the image's row of a memory bank [num_images, feature_dim].
 
-    `m` negatives are drawn uniformly from the bank for noise-contrastive estimation (sec. 3.2); m=0 takes the softmax
-    over the whole bank instead (eq. 2). `momentum` is the weight of the new feature in its row. Z, the constant of
-    eq. 8, is estimated from the first batch and kept: `log_z` is -inf until then. Raises ValueError if `temperature`
-    is not positive, `momentum` outside [0, 1], or `m` negative or more than `num_images`.
+    Z, the constant of eq. 8, is estimated from the first batch and then kept: `log_z` is -inf until then.
+
+    Args:
+        encoder: images [B, 3, H, W] -> features [B, encoder.num_features].
+        num_images: number of training images.
+        feature_dim: dimensions of a row of the bank.
+        m: negatives, drawn uniformly from the bank for noise-contrastive estimation (section 3.2); 0 takes the softmax over
+            the whole bank instead (eq. 2).
+        temperature: divides the cosine similarities.
+        momentum: weight of the new feature in its row.
+        head_layers, hidden_dim, head_norm: of the projection head.
+
+    Raises:
+        UserError: `m` is more than `num_images`.
     """
 
     views = 1
@@ -37,16 +48,10 @@ class NPID(nn.Module):
         head_norm: bool = False,
     ) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature={temperature} must be positive: NPID uses 0.07 to 0.1")
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"momentum={momentum} must lie in [0, 1]: NPID uses 0.5")
-        if m < 0:
-            raise ValueError(f"m={m} must be 0 (the softmax over the whole bank) or a number of negatives, e.g. 4096")
         if m > num_images:
-            raise ValueError(
-                f"m={m} is more than the {num_images} training images: choose m <= {num_images}, "
-                "or m=0 for the softmax over all of them"
+            raise UserError(
+                f"m={m} is more than the {num_images} training images: give at most {num_images}, or 0 for the softmax "
+                "over all of them"
             )
         self.m, self.temperature, self.momentum = m, temperature, momentum
         self.encoder = encoder
@@ -59,8 +64,8 @@ class NPID(nn.Module):
         """Views [B, 3, H, W] of the images `index` [B], each at most once -> scalar loss. `x2` is not used."""
         f = F.normalize(self.head(self.encoder(x1)).float(), dim=1)  # [B, feature_dim]
         with torch.autocast(f.device.type, enabled=False):
-            # One product with the whole bank costs less than to copy 1 + m of its rows for every image.
-            # The bank changes in place below, the backward pass needs it as it was: hence the clone.
+            # One product with the whole bank costs less than copying 1 + m of its rows for every image. The bank is
+            # cloned since it changes in place below, and the backward pass needs it as it was.
             scores = f @ self.bank.clone().T / self.temperature  # [B, num_images]
             loss = self.nce(scores.gather(1, self.sample(index))) if self.m else F.cross_entropy(scores, index)
             self.update(f.detach(), index)
@@ -75,7 +80,7 @@ class NPID(nn.Module):
         """Eq. 7 for scores f.v / temperature [B, 1+m], the image's own first, summed over the m negatives.
 
         With P = exp(score) / Z and the uniform noise Pn = 1 / num_images, P / (P + m Pn) is the sigmoid of
-        log P - log(m Pn): in this form no exponential can overflow.
+        log P - log(m Pn). In this form no exponential can overflow.
         """
         num_images = len(self.bank)
         estimate = scores.detach().logsumexp((0, 1)) - math.log(scores.numel()) + math.log(num_images)
@@ -86,6 +91,6 @@ class NPID(nn.Module):
 
     @torch.no_grad()
     def update(self, f: Tensor, index: Tensor) -> None:
-        """Moves rows `index` [B] of the bank towards the features [B, feature_dim], and back to unit length."""
+        """Moves the rows `index` [B] of the bank towards the features f [B, feature_dim], and back to unit length."""
         rows = self.momentum * f + (1 - self.momentum) * self.bank[index]  # [B, feature_dim]
         self.bank.index_copy_(0, index, F.normalize(rows, dim=1))

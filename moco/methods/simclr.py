@@ -10,9 +10,13 @@ from moco.models.heads import projection_head
 
 
 class SimCLR(nn.Module):
-    """NT-Xent among the 2B views of a batch (eq. 1): the other view of an image is its positive, all others negatives.
+    """NT-Xent among the 2B views of a batch (eq. 1): the other view of an image is its positive, all others are negatives.
 
-    `temperature` divides the cosine similarities. Raises ValueError if it is not positive.
+    Args:
+        encoder: images [B, 3, H, W] -> features [B, encoder.num_features].
+        feature_dim: dimensions of the space in which the loss is taken.
+        temperature: divides the cosine similarities.
+        head_layers, hidden_dim, head_norm: of the projection head.
     """
 
     views = 2
@@ -28,8 +32,6 @@ class SimCLR(nn.Module):
         head_norm: bool = False,
     ) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature={temperature} must be positive: SimCLR uses 0.5 on CIFAR-10")
         self.temperature = temperature
         self.encoder = encoder
         in_dim = cast(int, encoder.num_features)
@@ -42,5 +44,5 @@ class SimCLR(nn.Module):
         with torch.autocast(z.device.type, enabled=False):
             logits = z @ z.T / self.temperature  # [2B, 2B]
         itself = torch.eye(len(z), dtype=torch.bool, device=z.device)  # [2B, 2B]
-        target = torch.arange(len(z), device=z.device).roll(len(x1))  # [2B]: view i and view i + B belong together
+        target = torch.arange(len(z), device=z.device).roll(len(x1))  # [2B]: views i and i + B are of the same image
         return F.cross_entropy(logits.masked_fill(itself, -torch.inf), target)

@@ -1,5 +1,6 @@
-"""LARS, and schedules of the learning rate as pure functions of the step."""
+"""LARS, and schedules of the learning rate."""
 
-from moco.optim.lars import LARS, constant, cosine, scaled_lr, step
+from moco.optim.lars import LARS
+from moco.optim.schedules import constant, cosine, scaled_lr, step
 
 __all__ = ["LARS", "constant", "cosine", "scaled_lr", "step"]
