@@ -3,7 +3,7 @@
     python benchmarks/record.py                                 # again and again, until it exits with 0
     python benchmarks/record.py --recipe simclr_cifar --target 90 data.root=/data compile=true
 
-First simclr_cifar (ResNet-18, kNN with k 10), then simclr_seed with its linear evaluation (ResNet-50). A piece trains for
+First simclr_cifar (ResNet-18, kNN with k 10), then simclr_leftthomas with its linear evaluation (ResNet-50). A piece trains for
 --minutes at most and ends with a checkpoint; the next one goes on from there, a run being a folder under --runs-dir.
 Further words are those of train.py. Prints JSON: `seconds` are those of training and kNN over all pieces, starts of the
 process apart. Exits with 75 where something is left to train, with 1 where train.py failed.
@@ -24,7 +24,7 @@ from moco.config.compose import composed
 from moco.runs.lease import EXIT_STOPPED
 from moco.runs.run import Run, folder_name
 
-STAGES = {"simclr_cifar": ["eval_every=5"], "simclr_seed": ["eval_every=5", "linear_eval=true"]}
+STAGES = {"simclr_cifar": ["eval_every=5"], "simclr_leftthomas": ["eval_every=5", "linear_eval=true"]}
 TINY = [
     "data=digits",
     "data.size=8",
