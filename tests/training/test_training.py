@@ -14,7 +14,6 @@ from moco.augment import views as augment
 from moco.config.schema import Config
 from moco.errors import UserError
 from moco.evaluation import linear_probe
-from moco.launch.job import Task
 from moco.protocols import LINEAR, LINEAR_CACHED, Protocol
 from moco.runs.lease import Stopped
 from moco.runs.run import Run
@@ -128,53 +127,6 @@ def test_done_run_is_not_trained_again_unless_asked(
     assert "is done: kNN" in capsys.readouterr().out
     assert train(tiny("moco", "rerun=true")) == value
     assert run.checkpoint.stat().st_mtime_ns > first and run.config.rerun is False
-
-
-def test_ordered_again_it_begins_anew_once_and_until_then_nothing_is_lost(
-    tiny: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    value = train(tiny())
-    task = Task(only(tiny()), "train", tiny())
-    assert task.state() == "done"
-    task.freeze(again=True)
-    assert task.state() == task.run.state() == "pending" and task.run.result["knn/top1"] == value
-    task.withdraw()
-    assert task.state() == "done"
-    task.freeze(again=True)
-    with monkeypatch.context() as patch:
-        stop_at(patch, PER_EPOCH + 3)
-        with pytest.raises(Stopped):
-            task.job("sweep").work(job="7")
-    assert task.state() == "stopped" and task.run.result is None
-    task.job("sweep").work(job="7")  # queued again, it goes on
-    assert task.state() == "done" and task.run.result["knn/top1"] == value
-    assert len(json.loads((task.run.folder / "provenance.json").read_text())) == 2
-    (task.run.folder / "result.json").unlink()
-    assert task.state() == "pending"
-
-
-def test_linear_evaluation_ordered_again_begins_anew_once(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    train(tiny())
-    cfg = tiny("moco", "probe.epochs=3", "probe.batch_size=500", "linear_eval=true")  # three steps an epoch
-    train, probe = (Task(only(tiny()), what, cfg) for what in ("train", "linear_eval"))
-    assert train.state() == probe.state() == "pending" and train.run.state() == "done"
-    train.freeze()
-    train.job("sweep").work()
-    assert train.state() == probe.state() == "done"
-    value = train.run.result["linear/top1"]
-    probe.freeze(again=True)
-    assert train.state() == probe.state() == "pending" and train.run.state() == "done"
-    with monkeypatch.context() as patch:
-        stop_at(patch, 4, of=linear_probe)
-        with pytest.raises(Stopped):
-            probe.job("sweep").work()
-    assert probe.state() == "stopped" and "linear/top1" not in probe.run.result
-    drawn = []
-    draw = linear_probe.step_seed
-    monkeypatch.setattr(linear_probe, "step_seed", lambda *of: drawn.append(of[1:]) or draw(*of))
-    probe.job("sweep").work()
-    assert probe.state() == "done" and probe.value() == value
-    assert [step for stream, step in drawn if stream == "probe step"] == [*range(5, 9)]
 
 
 def test_rerun_forgets_an_unfinished_attempt(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,7 +320,6 @@ def test_compiled_run_is_the_same_run(tiny: Make, tmp_path: Path, monkeypatch: p
 
 
 def test_provenance_names_versions_and_hardware(tiny: Make) -> None:
-    import json
 
     train(tiny())
     [attempt] = json.loads((only(tiny()).folder / "provenance.json").read_text())
