@@ -1,14 +1,16 @@
-"""python -m moco status | logs | cancel | table | plot | report | sync | dashboard | export: all that reads runs."""
+"""python -m moco, moco: status, logs, cancel, table, plot, report, sync, dashboard, export."""
 
 import argparse
+import dataclasses
 import gc
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
-from moco.analysis import table as tables
+from moco.analysis import formats
 from moco.errors import UserError
 from moco.io import write_atomic
 from moco.runs.run import Run, find
@@ -16,82 +18,177 @@ from moco.runs.sweep import Sweep, select, sweep_names
 
 NAMES = "sweeps, ids, beginnings of ids, or folders"
 
-
-def selected(arguments: argparse.Namespace) -> list[Run]:
-    """The runs and the runs of the sweeps named on the command line, or all."""
-    return select(arguments.runs_dir, arguments.names)
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Given: TypeAlias = argparse.Namespace
 
 
-def show_status(arguments: argparse.Namespace) -> None:
+def add_status(commands: Commands) -> None:
+    one = commands.add_parser("status", help="where each run stands")
+    one.add_argument("names", nargs="*", help=NAMES)
+    one.add_argument("--watch", action="store_true", help="redraw until all have ended")
+    one.add_argument("--seconds", type=float, default=5, help="between redraws (default: 5)")
+    one.set_defaults(call=status)
+
+
+def status(given: Given) -> None:
     from moco.analysis import status
+    from moco.analysis.terminal import console
 
-    if arguments.watch:
-        status.watch(lambda: status.rows(selected(arguments)), arguments.seconds)
+    if given.watch:
+        status.watch(lambda: status.standings(selected(given)), given.seconds, console())
     else:
-        print(status.text(status.rows(selected(arguments)), sys.stdout.isatty()))
+        status.show(status.standings(selected(given)), console())
 
 
-def logs(arguments: argparse.Namespace) -> None:
-    run = find(arguments.runs_dir, arguments.name)
-    lines = run.log_tail(arguments.lines)
+def add_logs(commands: Commands) -> None:
+    one = commands.add_parser("logs", help="the end of a run's log")
+    one.add_argument("name", help="id or folder")
+    one.add_argument("--lines", type=int, default=40, help="how many (default: 40)")
+    one.set_defaults(call=logs)
+
+
+def logs(given: Given) -> None:
+    run = find(given.runs_dir, given.name)
+    lines = run.log_tail(given.lines)
     if not lines:
         raise UserError(f"{run.folder} has no log: it was not started by a launcher, or has not begun")
     print("\n".join(lines))
 
 
-def cancel(arguments: argparse.Namespace) -> None:
-    from moco.analysis import status
-
-    known = sweep_names(arguments.runs_dir)
-    launchers = [
-        pid for name in arguments.names if name in known for pid in Sweep(arguments.runs_dir, name).launchers()
-    ]
-    print("\n".join(status.cancel(selected(arguments), launchers)) or "nothing is running or queued")
+def add_cancel(commands: Commands) -> None:
+    one = commands.add_parser(
+        "cancel", help="stop running jobs, checkpoints saved, and take queued jobs out of the queue"
+    )
+    one.add_argument("names", nargs="+", help=NAMES)
+    one.set_defaults(call=cancel)
 
 
-def table(arguments: argparse.Namespace) -> None:
-    columns = [name.strip() for name in arguments.columns.split(",") if name.strip()]
-    rows = tables.table(selected(arguments), arguments.where, arguments.sort, columns)
-    if arguments.format == "parquet":
-        if not arguments.out:
-            raise UserError("parquet is no text: give a file with --out")
-        written(arguments.out, lambda: tables.write_parquet(rows, arguments.out))
+def cancel(given: Given) -> None:
+    from moco.analysis.cancel import cancel
+
+    known = sweep_names(given.runs_dir)
+    launchers = [pid for name in given.names if name in known for pid in Sweep(given.runs_dir, name).launchers()]
+    print("\n".join(cancel(selected(given), launchers)) or "nothing is running or queued")
+
+
+def add_table(commands: Commands) -> None:
+    one = commands.add_parser("table", help="the result table of all finished runs, or of those named")
+    one.add_argument("names", nargs="*", help=NAMES)
+    one.add_argument("--where", default="", metavar="TEST", help="such as 'm>=1024 and optimizer.name=sgd'")
+    one.add_argument(
+        "--sort",
+        default="",
+        metavar="COLUMN",
+        help="accuracies from the highest, others from the lowest; -COLUMN reverses",
+    )
+    one.add_argument("--columns", default="", metavar="A,B", help="only these columns or settings, in this order")
+    one.add_argument(
+        "--format", choices=formats.FORMATS, help="(default: what fits the terminal, or markdown where it is not one)"
+    )
+    one.add_argument("--latex", dest="format", action="store_const", const="latex", help="short for --format latex")
+    one.add_argument("--out", type=Path, metavar="FILE", help="write to this file")
+    one.add_argument("--into", type=Path, metavar="FILE", help="replace the block between the marks in a Markdown file")
+    one.set_defaults(call=table)
+
+
+def table(given: Given) -> None:
+    from moco.analysis import selection, table_view
+    from moco.analysis.table import lines
+    from moco.analysis.terminal import console
+
+    columns = [name.strip() for name in given.columns.split(",") if name.strip()]
+    rows = selection.select(lines(selected(given)), given.where, given.sort, columns)
+    if given.format == "parquet" and given.out:
+        written(given.out, lambda: formats.write_parquet(rows, given.out))
         return
-    text = tables.render(rows, arguments.format)
-    if arguments.into:
-        written(arguments.into, lambda: tables.rewrite_block(arguments.into, text))
-    elif arguments.out:
-        written(arguments.out, lambda: write_atomic(arguments.out, text + "\n"))
+    text = formats.render(rows, given.format or "markdown")
+    if given.into:
+        written(given.into, lambda: formats.rewrite_block(given.into, text))
+    elif given.out:
+        written(given.out, lambda: write_atomic(given.out, text + "\n"))
+    elif given.format is None and (terminal := console()):
+        table_view.show(rows, terminal)
     else:
         print(text)
 
 
-def plot(arguments: argparse.Namespace) -> None:
-    from moco.analysis import figure as plots
+def add_plot(commands: Commands) -> None:
+    one = commands.add_parser(
+        "plot", help="the figure for a paper, png, pdf or svg: learning curves, kNN against settings"
+    )
+    one.add_argument("names", nargs="*", help=NAMES)
+    one.add_argument("-o", "--out", type=Path, default=Path("curves.png"), help="the file (default: curves.png)")
+    one.set_defaults(call=plot)
 
-    written(arguments.out, lambda: plots.figure(selected(arguments), arguments.out))
+
+def plot(given: Given) -> None:
+    from moco.analysis.figure import figure
+
+    written(given.out, lambda: figure(selected(given), given.out))
 
 
-def report(arguments: argparse.Namespace) -> None:
-    from moco.analysis import report
+def add_report(commands: Commands) -> None:
+    one = commands.add_parser(
+        "report", help="one HTML file: the answer in words, sortable table, charts; opens offline"
+    )
+    one.add_argument("names", nargs="*", help=NAMES)
+    one.add_argument("-o", "--out", type=Path, default=Path("report.html"), help="the file (default: report.html)")
+    one.set_defaults(call=report)
+
+
+def report(given: Given) -> None:
+    from moco.analysis.report import write
 
     answer: list[str] = []
-    written(arguments.out, lambda: answer.extend(report.write(arguments.runs_dir, arguments.names, arguments.out)))
-    print("\n".join([*answer, f"{arguments.out} holds the table and the charts"]))
+    written(given.out, lambda: answer.extend(write(given.runs_dir, given.names, given.out)))
+    print("\n".join([*answer, f"{given.out} holds the table and the charts"]))
 
 
-def sync(arguments: argparse.Namespace) -> None:
-    from moco.analysis import sync as upload
+def add_sync(commands: Commands) -> None:
+    one = commands.add_parser("sync", help="upload to W&B what runs have kept offline")
+    one.add_argument("names", nargs="*", help=NAMES)
+    one.set_defaults(call=sync)
 
-    upload(selected(arguments))
+
+def sync(given: Given) -> None:
+    from moco.analysis.sync import sync
+
+    sync(selected(given))
 
 
-def dashboard(arguments: argparse.Namespace) -> None:
-    from moco.analysis import dashboard
+def add_dashboard(commands: Commands) -> None:
+    one = commands.add_parser("dashboard", help="save a W&B workspace: table, accuracy against settings, curves")
+    one.add_argument("sweep", nargs="?", help="a sweep (default: all runs)")
+    one.add_argument("--dry-run", action="store_true", help="print what it would show, as JSON")
+    one.set_defaults(call=dashboard)
 
-    runs = Sweep(arguments.runs_dir, arguments.sweep).runs() if arguments.sweep else select(arguments.runs_dir)
-    specified = dashboard.specification(runs, arguments.sweep)
-    print(json.dumps(specified, indent=1) if arguments.dry_run else dashboard.publish(specified))
+
+def dashboard(given: Given) -> None:
+    from moco.analysis.dashboard import publish, specification
+
+    runs = Sweep(given.runs_dir, given.sweep).runs() if given.sweep else select(given.runs_dir)
+    specified = specification(runs, given.sweep)
+    print(json.dumps(dataclasses.asdict(specified), indent=1) if given.dry_run else publish(specified))
+
+
+def add_export(commands: Commands) -> None:
+    one = commands.add_parser("export", help="a run's backbone for plain torchvision or timm")
+    one.add_argument("name", help="id or folder")
+    one.add_argument("--to", choices=("torchvision", "safetensors"), default="torchvision")
+    one.add_argument("--out", type=Path, help="the file (default: named after the run, here)")
+    one.set_defaults(call=export)
+
+
+def export(given: Given) -> None:
+    from moco.export import export
+
+    path, lines = export(find(given.runs_dir, given.name), given.to, given.out)
+    print(f"{path} holds the backbone; it loads with\n\n{lines}")
+
+
+def selected(given: Given) -> list[Run]:
+    """The runs and the runs of the sweeps named on the command line, or all."""
+    return select(given.runs_dir, given.names)
 
 
 def written(path: Path, write: Callable[[], object]) -> None:
@@ -106,83 +203,41 @@ def written(path: Path, write: Callable[[], object]) -> None:
         raise UserError(f"{path} cannot be written ({error.strerror or error}): give another file") from error
 
 
-def export(arguments: argparse.Namespace) -> None:
-    from moco import export as write
-
-    path, lines = write(find(arguments.runs_dir, arguments.name), arguments.to, arguments.out)
-    print(f"{path} holds the backbone; it loads with\n\n{lines}")
+COMMANDS = (
+    add_status,
+    add_logs,
+    add_cancel,
+    add_table,
+    add_plot,
+    add_report,
+    add_sync,
+    add_dashboard,
+    add_export,
+)
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m moco", description="Read what runs left on disk.")
+    called = "moco" if Path(sys.argv[0]).name == "moco" else "python -m moco"
+    top = argparse.ArgumentParser(prog=called, description="Read what runs left on disk.")
     commands = top.add_subparsers(required=True, metavar="command")
-    one = commands.add_parser("status", help="where each run stands")
-    one.add_argument("names", nargs="*", help=NAMES)
-    one.add_argument("--watch", action="store_true", help="redraw until all have ended")
-    one.add_argument("--seconds", type=float, default=5, help="between redraws (default: 5)")
-    one.set_defaults(call=show_status)
-    one = commands.add_parser("logs", help="the end of a run's log")
-    one.add_argument("name", help="id or folder")
-    one.add_argument("--lines", type=int, default=40, help="how many (default: 40)")
-    one.set_defaults(call=logs)
-    one = commands.add_parser("cancel", help="stop what runs, checkpoints saved, and take queued jobs out")
-    one.add_argument("names", nargs="+", help=NAMES)
-    one.set_defaults(call=cancel)
-    one = commands.add_parser("table", help="the result table of all finished runs, or of those named")
-    one.add_argument("names", nargs="*", help=NAMES)
-    one.add_argument("--where", default="", metavar="TEST", help="such as 'm>=1024 and optimizer.name=sgd'")
-    one.add_argument(
-        "--sort",
-        default="",
-        metavar="COLUMN",
-        help="accuracies from the highest, others from the lowest; -COLUMN reverses",
-    )
-    one.add_argument("--columns", default="", metavar="A,B", help="these columns or settings alone, in this order")
-    one.add_argument("--format", choices=tables.FORMATS, default="markdown", help="(default: markdown)")
-    one.add_argument("--latex", dest="format", action="store_const", const="latex", help="short for --format latex")
-    one.add_argument("--out", type=Path, metavar="FILE", help="write to this file")
-    one.add_argument(
-        "--into", type=Path, metavar="FILE", help="replace what stands between the marks in a Markdown file"
-    )
-    one.set_defaults(call=table)
-    one = commands.add_parser(
-        "plot", help="the figure for a paper, png, pdf or svg: learning curves, kNN against settings"
-    )
-    one.add_argument("names", nargs="*", help=NAMES)
-    one.add_argument("-o", "--out", type=Path, default=Path("curves.png"), help="the file (default: curves.png)")
-    one.set_defaults(call=plot)
-    one = commands.add_parser(
-        "report", help="one HTML file: the answer in words, sortable table, charts; opens offline"
-    )
-    one.add_argument("names", nargs="*", help=NAMES)
-    one.add_argument("-o", "--out", type=Path, default=Path("report.html"), help="the file (default: report.html)")
-    one.set_defaults(call=report)
-    one = commands.add_parser("sync", help="upload to W&B what runs have kept offline")
-    one.add_argument("names", nargs="*", help=NAMES)
-    one.set_defaults(call=sync)
-    one = commands.add_parser("dashboard", help="save a W&B workspace: table, accuracy against settings, curves")
-    one.add_argument("sweep", nargs="?", help="a sweep (default: all runs)")
-    one.add_argument("--dry-run", action="store_true", help="print what it would show, as JSON")
-    one.set_defaults(call=dashboard)
-    one = commands.add_parser("export", help="a run's backbone for plain torchvision or timm")
-    one.add_argument("name", help="id or folder")
-    one.add_argument("--to", choices=("torchvision", "safetensors"), default="torchvision")
-    one.add_argument("--out", type=Path, help="the file (default: named after the run, here)")
-    one.set_defaults(call=export)
+    for add in COMMANDS:
+        add(commands)
     for command in commands.choices.values():
         command.add_argument("--runs-dir", default="runs", help="where the runs' folders lie (default: runs)")
     return top
 
 
 def main(words: Sequence[str] | None = None) -> int:
+    """Runs the command that these words name, by default those of the command line; returns the exit code."""
     words = list(sys.argv[1:] if words is None else words)
+    # Commands whose words Hydra reads (train, linear-eval) branch off here, before argparse sees them.
     if "--sort" in words[:-1]:  # argparse would take --sort -tau for two options
         at = words.index("--sort")
         words[at : at + 2] = [f"--sort={words[at + 1]}"]
-    arguments = parser().parse_args(words)
+    given = parser().parse_args(words)
     try:
         gc.set_threshold(100_000)  # thousands of runs are many small objects and no cycles
-        arguments.call(arguments)
+        given.call(given)
     except UserError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)

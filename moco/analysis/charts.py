@@ -1,39 +1,54 @@
-"""What charts show, apart from who draws it (matplotlib in plots.py, plotly in report.py). Imports neither."""
+"""What charts show, apart from who draws them (matplotlib in figure.py, plotly in traces.py). Imports neither."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias, TypeVar
 
-from moco.analysis.records import describe, is_number, own_keys, plain, swept
-from moco.analysis.summary import Configuration, ranked
+from moco.analysis.configurations import Configuration, ranked, scored
+from moco.analysis.records import is_number
+from moco.analysis.statistics import Score
+from moco.io import Json
+from moco.protocols import KNN
+from moco.runs.settings import Flat, describe, own_keys, plain, swept
 
-LINES = 6  # more lines than that are thin and grey, the best few apart
+LINES = 6  # more lines than that are thin and grey, except for the best few
 BEST = 4
-SCATTER = 8  # from so many configurations on a setting is shown that hardly ever varies alone
+SCATTER = 8  # from so many configurations on, a setting is shown that hardly ever varies alone
 GREY = 300  # so many grey curves are drawn
 POINTS, GREY_POINTS = 200, 30  # of a curve
-DISTINCT = 12  # a setting of at most so many uneven values gets an axis of equal steps
+DISTINCT = 12  # a setting with at most so many uneven values gets an axis of equal steps
 
 
 T = TypeVar("T")
+Place: TypeAlias = float | str  # on an axis: a number, or a word on a category axis
 
 
 class Line(NamedTuple):
     """Points in order of x; y is the mean over seeds, deviation its sample standard deviation or None."""
 
     label: str
-    x: list[Any]
+    x: list[Place]
     y: list[float]
     deviation: list[float | None]
 
 
 class Panel(NamedTuple):
-    """A metric against one setting: a line for each combination of the others, best first, or one of all configurations."""
+    """A metric against one setting: one line for each combination of the others, best first, or one for all together."""
 
     key: str
     axis: str  # linear, log or category
     lines: list[Line]
     alone: bool  # whether nothing else differs along a line
     joined: bool  # whether points are joined: not where they are words, or where other settings differ too
+
+    @property
+    def places(self) -> list[float]:
+        """The numbers on its axis; empty for a category axis."""
+        return sorted({x for line in self.lines for x in line.x if is_number(x)})
+
+    @property
+    def words(self) -> list[str]:
+        """The words on its axis in their order; empty unless it is a category axis."""
+        return ordered({x for line in self.lines for x in line.x if isinstance(x, str)})
 
 
 class Heat(NamedTuple):
@@ -46,11 +61,21 @@ class Heat(NamedTuple):
     z: list[list[float | None]]
 
 
-def axis(values: Sequence[Any]) -> str:
-    """How a setting's values are spaced: by a logarithm from a factor of ten on, equally where they are words or crowd."""
-    if not all(is_number(value) for value in values):
+class Learning(NamedTuple):
+    """What is drawn of a configuration's runs: the lines of their metrics."""
+
+    label: str
+    colour: int | None  # None for grey
+    runs: list[list[dict[str, Json]]]
+
+
+def axis(values: Sequence[object]) -> str:
+    """How a setting's values are spaced: log if the largest is at least ten times the smallest, category for words and for
+    values that would crowd."""
+    numbers = [value for value in values if is_number(value)]
+    if len(numbers) < len(values):
         return "category"
-    distinct = sorted(set(values))
+    distinct = sorted(set(numbers))
     if distinct[0] > 0 and distinct[-1] >= 10 * distinct[0]:
         return "log"
     gaps = [b - a for a, b in zip(distinct, distinct[1:])]
@@ -64,52 +89,53 @@ def panels(found: Sequence[Configuration], metric: str) -> list[Panel]:
     Along a line configurations differ in that setting alone. Where most have no such neighbour (random search) all are shown
     as points, once there are enough of them to see anything.
     """
-    scored = ranked(found, metric)
-    keys = swept([c.flat for c in scored])
-    made = []
-    for key in keys:
-        others = [other for other in keys if other != key]
-        labels = describe([c.flat for c in scored], others)
-        groups: dict[str, list[Configuration]] = {}
-        for configuration, label in zip(scored, labels):
-            groups.setdefault(label, []).append(configuration)
-        kind = axis([c.flat.get(key) for c in scored])
-        lines = [_line(label, members, key, kind, metric) for label, members in groups.items() if len(members) > 1]
-        if 2 * sum(len(line.x) for line in lines) > len(scored):
-            made.append(Panel(key, kind, lines, True, all(is_number(c.flat.get(key)) for c in scored)))
-        elif len(scored) >= SCATTER:
-            made.append(Panel(key, kind, [_line("", scored, key, kind, metric)], False, False))
-    return made
+    pairs = scored(found, metric)
+    keys = swept([c.flat for c, _ in pairs])
+    return [panel for key in keys if (panel := _panel(pairs, key, keys))]
 
 
-def _line(label: str, members: Sequence[Configuration], key: str, kind: str, metric: str) -> Line:
-    """Of the configurations in order of the setting; values of a category axis are texts."""
-    values = [c.flat.get(key) for c in members]
-    order = sorted(range(len(members)), key=lambda i: _rank(values[i]))
-    scores = [members[i].score(metric) or {} for i in order]
-    xs = [plain(values[i]) if kind == "category" else values[i] for i in order]
-    return Line(label, xs, [s["mean"] for s in scores], [s["std"] for s in scores])
+def _panel(pairs: Sequence[tuple[Configuration, Score]], key: str, keys: Sequence[str]) -> Panel | None:
+    """The panel of one setting; None where there is nothing to see."""
+    flats = [c.flat for c, _ in pairs]
+    groups: dict[str, list[tuple[Configuration, Score]]] = {}
+    for label, pair in zip(describe(flats, [other for other in keys if other != key]), pairs):
+        groups.setdefault(label, []).append(pair)
+    values = [flat.get(key) for flat in flats]
+    kind = axis(values)
+    lines = [_line(label, members, key, kind) for label, members in groups.items() if len(members) > 1]
+    if 2 * sum(len(line.x) for line in lines) > len(pairs):
+        return Panel(key, kind, lines, True, all(map(is_number, values)))
+    if len(pairs) >= SCATTER:
+        return Panel(key, kind, [_line("", pairs, key, kind)], False, False)
+    return None
 
 
-def _rank(value: Any) -> tuple[bool, Any]:
+def _line(label: str, pairs: Sequence[tuple[Configuration, Score]], key: str, kind: str) -> Line:
+    """The configurations in order of the setting; values of a category axis are texts."""
+    points = sorted(((c.flat.get(key), score) for c, score in pairs), key=lambda point: _rank(point[0]))
+    xs = [value if kind != "category" and is_number(value) else plain(value) for value, _ in points]
+    return Line(label, xs, [score.mean for _, score in points], [score.std for _, score in points])
+
+
+def _rank(value: object) -> tuple[bool, float, str]:
     """Numbers by size, then the rest as text."""
-    return (False, value) if is_number(value) else (True, plain(value))
+    return (False, value, "") if is_number(value) else (True, 0, plain(value))
 
 
 def ordered(texts: Iterable[str]) -> list[str]:
     """The texts of a category axis, numbers by size before words."""
 
-    def rank(text: str) -> tuple[bool, Any]:
+    def rank(text: str) -> tuple[bool, float, str]:
         try:
-            return False, float(text)
+            return False, float(text), ""
         except ValueError:
-            return True, text
+            return True, 0, text
 
     return sorted(texts, key=rank)
 
 
 def ticks(low: float, high: float, kind: str) -> list[float]:
-    """Five places along an axis with both its ends."""
+    """Five places along an axis, both ends among them."""
     if kind == "log":
         return [float(f"{low * (high / low) ** (i / 4):.2g}") for i in range(5)]
     return [low + (high - low) * i / 4 for i in range(5)]
@@ -117,16 +143,23 @@ def ticks(low: float, high: float, kind: str) -> list[float]:
 
 def heat(found: Sequence[Configuration], metric: str) -> Heat | None:
     """The grid, where exactly two settings were swept and both are numbers; else None."""
-    scored = ranked(found, metric)
-    keys = swept([c.flat for c in scored])
-    if len(keys) != 2 or not all(is_number(c.flat.get(key)) for c in scored for key in keys):
+    pairs = scored(found, metric)
+    keys = swept([c.flat for c, _ in pairs])
+    if len(keys) != 2:
         return None
-    # The setting with more values lies along x.
-    x_key, y_key = sorted(keys, key=lambda key: -len({c.flat[key] for c in scored}))
-    xs, ys = (sorted({c.flat[key] for c in scored}) for key in (x_key, y_key))
-    if len(xs) * len(ys) > 2 * len(scored):  # random search: no grid
+    points = [
+        (x, y, s.mean) for c, s in pairs if is_number(x := c.flat.get(keys[0])) and is_number(y := c.flat.get(keys[1]))
+    ]
+    if len(points) < len(pairs):
         return None
-    means = {(c.flat[x_key], c.flat[y_key]): (c.score(metric) or {})["mean"] for c in scored}
+    x_key, y_key = keys
+    xs, ys = sorted({x for x, _, _ in points}), sorted({y for _, y, _ in points})
+    means = {(x, y): mean for x, y, mean in points}
+    if len(ys) > len(xs):  # the setting with more values lies along x
+        x_key, y_key, xs, ys = y_key, x_key, ys, xs
+        means = {(y, x): mean for (x, y), mean in means.items()}
+    if len(xs) * len(ys) > 2 * len(pairs):  # random search: there is no grid
+        return None
     return Heat(x_key, y_key, xs, ys, [[means.get((x, y)) for x in xs] for y in ys])
 
 
@@ -136,22 +169,14 @@ def name(key: str) -> str:
 
 
 def coloured(lines: Sequence[T]) -> list[tuple[T, int | None]]:
-    """The lines, best first, each with the number of its colour; of many the best few have one, the others None: grey."""
+    """The lines, best first, each with the number of its colour; if they are many the best few have one, the others None."""
     bright = len(lines) if len(lines) <= LINES else BEST
     return [(line, i if i < bright else None) for i, line in enumerate(lines)]
 
 
-class Learning(NamedTuple):
-    """What is drawn of a configuration's runs: the lines of their metrics."""
-
-    label: str
-    colour: int | None  # None for grey
-    runs: list[list[dict[str, Any]]]
-
-
 def learning(found: Sequence[Configuration]) -> list[Learning]:
     """The configurations by kNN, unfinished ones last; of the grey ones at most about GREY runs, spread over the ranking."""
-    order = [*ranked(found, "knn/top1"), *(c for c in found if not c.values("knn/top1"))]
+    order = [*ranked(found, KNN.top1), *(c for c in found if not c.values(KNN.top1))]
     drawn = coloured(order)
     dull = [entry.run for c, colour in drawn if colour is None for entry in c.entries]
     kept = {run.folder for run in dull[:: -(-len(dull) // GREY) or 1]}
@@ -161,21 +186,21 @@ def learning(found: Sequence[Configuration]) -> list[Learning]:
     ]
 
 
-def curve(lines: Sequence[dict[str, Any]], metric: str, colour: int | None) -> tuple[list[float], list[float]]:
-    """Epochs and values of a metric in a run's lines, thinned to what the eye can tell, the last one kept."""
+def curve(lines: Sequence[Mapping[str, Json]], metric: str, colour: int | None) -> tuple[list[float], list[float]]:
+    """Epochs and values of a metric in a run's lines, thinned to what the eye can tell apart, the last one kept."""
     most = GREY_POINTS if colour is None else POINTS
     points = [
-        (line["epoch"], line[metric])
+        (epoch, value)
         for line in lines
-        if is_number(line.get("epoch")) and is_number(line.get(metric)) and "train/loss" in line
+        if is_number(epoch := line.get("epoch")) and is_number(value := line.get(metric)) and "train/loss" in line
     ]
     step = -(-len(points) // most) or 1
     kept = points[::-1][::step][::-1]
     return [epoch for epoch, _ in kept], [float(f"{value:.5g}") for _, value in kept]
 
 
-def shared(flats: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[str]:
-    """Settings that all configurations have with one value, less the `keys` that vary, as they are typed."""
+def shared(flats: Sequence[Flat], keys: Sequence[str]) -> list[str]:
+    """Settings in which all configurations agree, without the `keys` that vary, as they are typed."""
     if not flats:
         return []
     same = [key for key in own_keys(flats[:1]) if key not in keys and flats[0][key] is not None and key != "seed"]

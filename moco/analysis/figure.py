@@ -1,24 +1,31 @@
-"""The figure for a paper, by matplotlib (an optional dependency)."""
+"""The figure for a paper, drawn by matplotlib (an optional dependency)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from moco.analysis import charts as panels
-from moco.analysis.records import plain, read
-from moco.analysis.summary import configurations
+from moco.analysis import charts
+from moco.analysis.configurations import configurations
+from moco.analysis.records import is_number, read
 from moco.errors import UserError
+from moco.protocols import KNN
 from moco.runs.run import Run
+from moco.runs.settings import plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLUMNS = 3
-GREY = {"color": "0.75", "linewidth": 0.8, "zorder": 1}
-METRIC, LABEL = "knn/top1", "kNN top-1 (%)"
+LABEL = f"{KNN.title} top-1 (%)"
+GREY = "0.75"
 
 
 def figure(runs: Sequence[Run], out: Path) -> None:
     """Learning curves, kNN top-1 against each swept setting with one standard deviation over seeds, and a heat map of two.
 
-    Labelled by what varies; the format follows from the file's ending.
+    Curves are labelled by what varies; the format follows from the file's ending.
 
     Raises:
         UserError: matplotlib is not installed or does not know the ending, or none of the runs has been evaluated yet.
@@ -30,105 +37,116 @@ def figure(runs: Sequence[Run], out: Path) -> None:
         from matplotlib import pyplot
     except ImportError as error:
         raise UserError("plot needs matplotlib: pip install matplotlib") from error
-    found = configurations([read(run) for run in runs])
-    learning = panels.learning(found)
-    parts: list[tuple[Any, ...]] = [
-        (_curves, learning, METRIC, LABEL),
-        (_curves, learning, "train/loss", "training loss"),
-    ]
-    parts += [(_against, panel) for panel in panels.panels(found, METRIC)]
-    parts += [(_heat, grid)] if (grid := panels.heat(found, METRIC)) else []
-    columns = min(len(parts), COLUMNS)
-    size = (4.2 * columns, 3.4 * -(-len(parts) // columns) + 0.5)
-    sheet, places = pyplot.subplots(
-        -(-len(parts) // columns), columns, figsize=size, layout="constrained", squeeze=False
-    )
-    for (draw, *arguments), axes in zip(parts, places.flat):
-        draw(axes, *arguments)
-    for axes in places.flat[len(parts) :]:
-        axes.set_visible(False)
-    curves, labels = places.flat[0].get_legend_handles_labels()
-    if labels:
-        sheet.legend(
-            curves, labels, loc="outside lower center", ncols=3 if max(map(len, labels)) < 40 else 2, frameon=False
-        )
+    draws = _draws(runs)
+    columns = min(len(draws), COLUMNS)
+    rows = -(-len(draws) // columns)
+    size = (4.2 * columns, 3.4 * rows + 0.5)
+    sheet, places = pyplot.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     try:
+        for draw, axes in zip(draws, places.flat):
+            draw(axes)
+        for axes in places.flat[len(draws) :]:
+            axes.set_visible(False)
         if not places.flat[0].lines:
-            raise UserError("none of these runs has been evaluated yet: nothing to plot")
+            raise UserError("none of these runs has been evaluated yet: there is nothing to plot")
+        _legend(sheet, places.flat[0])
+        known = sheet.canvas.get_supported_filetypes()
+        if out.suffix.removeprefix(".").lower() not in known:
+            raise UserError(
+                f"{out}: the format '{out.suffix}' is not supported, give one of {', '.join(sorted(known))}"
+            )
         sheet.savefig(out, dpi=160)
-    except ValueError as error:  # an unknown ending
-        raise UserError(str(error) if isinstance(error, UserError) else f"{out}: {error}") from error
     finally:
         pyplot.close(sheet)
 
 
-def _curves(axes: Any, learning: Sequence[panels.Learning], metric: str, label: str) -> None:
-    """A line a run; with many configurations the best few in colour."""
+def _draws(runs: Sequence[Run]) -> list[Callable[["Axes"], None]]:
+    """What draws each part of the figure."""
+    found = configurations([read(run) for run in runs])
+    learning = charts.learning(found)
+    draws: list[Callable[[Axes], None]] = [
+        partial(_curves, learning=learning, metric=KNN.top1, label=LABEL),
+        partial(_curves, learning=learning, metric="train/loss", label="training loss"),
+    ]
+    draws += [partial(_against, panel=panel) for panel in charts.panels(found, KNN.top1)]
+    if grid := charts.heat(found, KNN.top1):
+        draws.append(partial(_heat, grid=grid))
+    return draws
+
+
+def _legend(sheet: "Figure", axes: "Axes") -> None:
+    """The names of the learning curves, below all parts."""
+    curves, labels = axes.get_legend_handles_labels()
+    if labels:
+        columns = 3 if max(map(len, labels)) < 40 else 2
+        sheet.legend(curves, labels, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def _curves(axes: "Axes", learning: Sequence[charts.Learning], metric: str, label: str) -> None:
+    """One line per run; if configurations are many, the best few in colour."""
     for name, colour, runs in learning:
         for i, lines in enumerate(runs):
-            x, y = panels.curve(lines, metric, colour)
+            x, y = charts.curve(lines, metric, colour)
             if colour is None:
-                axes.plot(x, y, **GREY)
+                _grey(axes, x, y)
             elif x:
                 mark = "o" if len(x) < 15 else None
                 axes.plot(x, y, color=f"C{colour}", marker=mark, markersize=3, label=name if i == 0 else None)
     _finish(axes, "epoch", label)
 
 
-def _against(axes: Any, panel: panels.Panel) -> None:
-    order = panels.ordered({x for line in panel.lines for x in line.x}) if panel.axis == "category" else []
-    for line, colour in panels.coloured(panel.lines):
-        x = [order.index(value) for value in line.x] if order else line.x
+def _grey(axes: "Axes", x: Sequence[float], y: Sequence[float]) -> None:
+    axes.plot(x, y, color=GREY, linewidth=0.8, zorder=1)
+
+
+def _against(axes: "Axes", panel: charts.Panel) -> None:
+    """The metric against a setting, with error bars over seeds."""
+    words, places = panel.words, panel.places
+    for line, colour in charts.coloured(panel.lines):
+        x = [value if is_number(value) else words.index(str(value)) for value in line.x]
         if colour is None:
-            axes.plot(x, line.y, **GREY)
-        else:
-            bars = [d or 0 for d in line.deviation] if any(line.deviation) else None
-            axes.errorbar(
-                x,
-                line.y,
-                bars,
-                color=f"C{colour}",
-                marker="o",
-                markersize=4 if panel.alone else 2.5,
-                capsize=2,
-                linestyle="-" if panel.joined else "",
-                label=line.label or None,
-            )
-    values = sorted({value for line in panel.lines for value in line.x}) if not order else []
+            _grey(axes, x, line.y)
+            continue
+        axes.errorbar(
+            x,
+            line.y,
+            [deviation or 0 for deviation in line.deviation] if any(line.deviation) else None,
+            color=f"C{colour}",
+            marker="o",
+            markersize=4 if panel.alone else 2.5,
+            capsize=2,
+            linestyle="-" if panel.joined else "",
+            label=line.label or None,
+        )
     if panel.axis == "log":
         axes.set_xscale("log")
-    if order:
-        axes.set_xticks(range(len(order)), order)
-    elif len(values) <= panels.DISTINCT:
-        axes.set_xticks(values, [plain(value) for value in values])
+    if words:
+        axes.set_xticks(range(len(words)), words)
+    elif len(places) <= charts.DISTINCT:
+        axes.set_xticks(places, [plain(value) for value in places])
         axes.minorticks_off()
-    _finish(axes, panels.name(panel.key), LABEL)
+    _finish(axes, charts.name(panel.key), LABEL)
     if len(panel.lines) > 1:
         axes.legend(frameon=False, fontsize="small").set_in_layout(False)  # long labels must not narrow the axes
 
 
-def _heat(axes: Any, grid: panels.Heat) -> None:
+def _heat(axes: "Axes", grid: charts.Heat) -> None:
+    """The means over a grid of two settings, with their numbers where there is room."""
     z = [[float("nan") if value is None else value for value in row] for row in grid.z]
-    image = axes.imshow(z, origin="lower", aspect="auto", cmap="Blues")
+    known = [value for row in grid.z for value in row if value is not None]
+    middle = min(known) + 0.6 * (max(known) - min(known))
+    axes.imshow(z, origin="lower", aspect="auto", cmap="Blues")
     axes.set_xticks(range(len(grid.xs)), [plain(x) for x in grid.xs])
     axes.set_yticks(range(len(grid.ys)), [plain(y) for y in grid.ys])
-    axes.set(xlabel=panels.name(grid.x_key), ylabel=panels.name(grid.y_key), title=LABEL)
+    axes.set(xlabel=charts.name(grid.x_key), ylabel=charts.name(grid.y_key), title=LABEL)
     for i, row in enumerate(grid.z):
         for j, value in enumerate(row):
-            if value is not None and len(grid.xs) <= panels.DISTINCT:
-                light = image.norm(value) < 0.6
-                axes.text(
-                    j,
-                    i,
-                    f"{value:.2f}",
-                    ha="center",
-                    va="center",
-                    color="black" if light else "white",
-                    fontsize="small",
-                )
+            if value is not None and len(grid.xs) <= charts.DISTINCT:
+                colour = "black" if value <= middle else "white"
+                axes.text(j, i, f"{value:.2f}", ha="center", va="center", color=colour, fontsize="small")
 
 
-def _finish(axes: Any, x: str, y: str) -> None:
+def _finish(axes: "Axes", x: str, y: str) -> None:
     axes.set(xlabel=x, ylabel=y)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,218 +1,225 @@
-"""What run folders hold, read for people: each run once, seeds folded, and which settings tell configurations apart.
+"""What run folders hold, each run read once. Reads run folders and SLURM's queue alone; loads neither torch nor pydantic."""
 
-Reads run folders alone and imports no torch.
-"""
-
-import functools
-import json
 import math
-import statistics
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 from moco.errors import UserError
+from moco.io import Json
 from moco.launch import slurm_client as slurm
-from moco.runs.run import NOT_IDENTITY, Run
+from moco.protocols import KNN, TABULATED, Protocol
+from moco.runs.lease import Damaged
+from moco.runs.run import Run
+from moco.runs.settings import Flat, hashable, identifying
+from moco.runs.state import State
 from moco.runs.sweep import membership, select
 
 if TYPE_CHECKING:
     import pandas
 
-PROTOCOLS = {"knn": "kNN", "linear": "Linear", "linear_cached": "Linear (cached)"}  # prefix of the metrics -> label
-PUBLISHED = {"kNN": "knn", "Linear": "linear"}
+NAMES = ("method.name", "model.name", "data.name")  # every configuration has them
+
+
+class Size(NamedTuple):
+    """Of a network: parameters, and multiply-adds of one image's forward pass."""
+
+    params: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a recipe's source reports, and the source's name. `scores`: top-1 and top-5 in percent by `recipe_key`."""
+
+    source: str
+    scores: dict[str, list[float | None]]
+
+    def top(self, protocol: Protocol) -> dict[int, float]:
+        """The accuracies that are reported by this protocol: {1: 89.1, 5: 99.6}."""
+        quoted = self.scores.get(protocol.recipe_key or "", [])
+        return {k: value for k, value in zip((1, 5), quoted) if value is not None}
+
+
+@dataclass(frozen=True)
+class Result:
+    """The numbers of a finished run.
+
+    Attributes:
+        metrics: the last value of each metric (knn/top1, train/loss ...); accuracies in percent.
+        best: kNN top-1 of the best epoch, in percent; never what counts.
+        whole: the size of backbone and projection head.
+        backbone: that of the backbone; None where there is no linear evaluation.
+        probes: what each linear evaluation used, by the choice of probe.
+        seconds: of training with its evaluations; None where unknown.
+        steps: of training; None where unknown.
+    """
+
+    metrics: dict[str, float]
+    best: float | None
+    whole: Size
+    backbone: Size | None
+    probes: dict[str, dict[str, Json]]
+    seconds: float | None
+    steps: float | None
+
+    def probe(self, protocol: Protocol) -> dict[str, Json]:
+        """What the linear evaluation by this protocol used."""
+        return self.probes.get(protocol.probe or "", {})
+
+    def size(self, protocol: Protocol) -> Size:
+        """The size of what this protocol scores: for linear evaluation the backbone with the classifier."""
+        if protocol.probe is None or self.backbone is None:
+            return self.whole
+        head = self.probe(protocol).get("params_classifier")  # a linear layer multiplies and adds once per parameter
+        weights = int(head) if is_number(head) else 0
+        return Size(self.backbone.params + weights, self.backbone.multiply_adds + weights)
 
 
 class Entry(NamedTuple):
-    """A run as it was read; what is damaged or foreign is empty and named in `problem`."""
+    """A run as it was read; of what is damaged or foreign all is empty but `problem`."""
 
     run: Run
-    flat: dict[str, Any]  # see settings
-    recipe: dict[str, Any]
-    result: dict[str, Any] | None  # None where the run is not done
+    flat: dict[str, Json]  # see identifying
+    published: Published | None
+    result: Result | None  # None where the run is not done
     problem: str
 
 
+class Cost(NamedTuple):
+    """Seconds of training with its evaluations, and training images per second over that time; None where unknown."""
+
+    seconds: float | None
+    images_per_second: float | None
+
+
 def read(run: Run) -> Entry:
-    """What tables, statistics and reports need of a run; never raises."""
-    flat: dict[str, Any] = {}
-    recipe, problem = {}, ""
+    """What tables, statistics and reports need to know of a run; never raises."""
     try:
         config = run.flat_config
-        flat = settings(config)
-        recipe = {key: config.get(f"recipe.{key}") for key in ("knn", "linear", "source", "note")}
-        lacking = [key for key in ("method.name", "model.name", "data.name") if key not in flat]
-    except (UserError, TypeError) as error:
-        problem, lacking = str(error), []
-    result = run.result
-    if result is not None and not problem:
-        lacking += _lacking(result)
-    elif (run.folder / "result.json").exists() and not problem:
-        problem = f"{run.folder / 'result.json'} cannot be read"
+    except UserError as error:
+        return _unusable(run, str(error))
+    flat = identifying(config)
+    lacking = [key for key in NAMES if key not in flat]
+    content = run.result
+    if content is None and os.path.exists(f"{run.folder}/result.json"):
+        return _unusable(run, f"{run.folder}/result.json cannot be read")
+    if content is not None:
+        lacking += _lacking(content)
     if lacking:
-        problem = f"{run.folder} lacks {', '.join(lacking)}"
-    if problem:
-        return Entry(run, {}, {}, None, problem)
-    return Entry(run, flat, recipe, result, "")
+        return _unusable(run, f"{run.folder} lacks {', '.join(lacking)}")
+    return Entry(run, flat, _published(config), None if content is None else _result(content), "")
 
 
-def _lacking(result: Any) -> list[str]:
+def _unusable(run: Run, problem: str) -> Entry:
+    return Entry(run, {}, None, None, problem)
+
+
+def _lacking(content: Mapping[str, Json]) -> list[str]:
     """The numbers that a result should hold and does not."""
-    if not isinstance(result, Mapping):
-        return ["a result"]
-    needed = ["knn/top1", "params", "multiply_adds"]
-    needed += [f"{prefix}/top5" for prefix in PROTOCOLS if f"{prefix}/top1" in result]
-    present = [f"{prefix}/top1" for prefix in PROTOCOLS if f"{prefix}/top1" in result]
-    if len(present) > ("knn/top1" in present):
+    scored = [protocol for protocol in TABULATED if protocol.top1 in content]
+    needed = [KNN.top1, "params", "multiply_adds"]
+    needed += [protocol.metric(5) for protocol in scored]
+    if any(protocol.probe for protocol in scored):
         needed += ["params_backbone", "multiply_adds_backbone"]
-    return [key for key in dict.fromkeys([*needed, *present]) if not is_number(result.get(key))]
+    needed += [protocol.top1 for protocol in scored]
+    return [key for key in dict.fromkeys(needed) if not is_number(content.get(key))]
 
 
-def is_number(value: Any) -> TypeGuard[float]:
-    """Whether it is a finite number; True and False are none."""
+def _result(content: Mapping[str, Json]) -> Result:
+    """The content of a result.json that lacks nothing."""
+
+    def number(key: str) -> float | None:
+        value = content.get(key)
+        return value if is_number(value) else None
+
+    def size(suffix: str) -> Size | None:
+        params, multiply_adds = number(f"params{suffix}"), number(f"multiply_adds{suffix}")
+        return None if params is None or multiply_adds is None else Size(int(params), int(multiply_adds))
+
+    whole, best, probes = size(""), content.get("best"), content.get("probes")
+    assert whole is not None  # see _lacking
+    top = best.get(KNN.top1) if isinstance(best, dict) else None
+    return Result(
+        metrics={key: value for key, value in content.items() if "/" in key and is_number(value)},
+        best=top if is_number(top) else None,
+        whole=whole,
+        backbone=size("_backbone"),
+        probes={key: p for key, p in probes.items() if isinstance(p, dict)} if isinstance(probes, dict) else {},
+        seconds=number("seconds"),
+        steps=number("steps"),
+    )
+
+
+def _published(config: Flat) -> Published | None:
+    """What the configuration's recipe quotes; None where it quotes nothing."""
+    source, note = config.get("recipe.source"), config.get("recipe.note")
+    if not source:
+        return None
+    scores: dict[str, list[float | None]] = {}
+    for protocol in TABULATED:
+        quoted = config.get(f"recipe.{protocol.recipe_key}")
+        if protocol.recipe_key and isinstance(quoted, list):
+            scores[protocol.recipe_key] = [value if is_number(value) else None for value in quoted]
+    return Published(f"{source} ({note})" if note else str(source), scores)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a finite number; True and False are not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def fold(entries: Iterable[Entry]) -> list[list[Entry]]:
     """The runs of each configuration, which differ in the seed alone; unreadable ones are left out."""
-    groups: dict[frozenset[Any], list[Entry]] = {}
+    groups: dict[frozenset[tuple[str, object]], list[Entry]] = {}
     for entry in entries:
         if entry.flat:
-            kept = frozenset((key, _hashable(value)) for key, value in entry.flat.items() if key != "seed")
+            items = entry.flat.items()
+            kept = frozenset((key, hashable(value)) for key, value in items if key != "seed" and value is not None)
             groups.setdefault(kept, []).append(entry)
     return list(groups.values())
 
 
-def settings(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The flat configuration less what cannot change the result."""
-    return {key: value for key, value in flat.items() if _identifies(key)}
-
-
-@functools.cache
-def _identifies(key: str) -> bool:
-    return key.partition(".")[0] not in NOT_IDENTITY and key != "data.root"
-
-
-def varying(flats: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The settings in which the configurations differ, choices of groups first.
-
-    Left out are interpolated copies of root keys (method.m), and what another choice of a group brings along (method.splits
-    of MoCo beside SimCLR), which its name says already.
-    """
-    found = [key for key in own_keys(flats) if _varies(key, flats)]
-    return sorted(found, key=lambda key: not key.endswith(".name"))
-
-
-def own_keys(flats: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The keys that a setting stands under; left out are `_target_` and interpolated copies of root keys (method.m)."""
-    keys: dict[str, None] = {}
-    for flat in flats:
-        keys.update(dict.fromkeys(flat))
-    roots = {key for key in keys if "." not in key}
-    copies = {key for key in keys if key.startswith("method.") and key.partition(".")[2] in roots}
-    return [key for key in keys if key not in copies and not key.endswith("._target_")]
-
-
-def _varies(key: str, flats: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the key differs; one of a group, among the configurations that share the group's choice."""
-    if "." not in key or key.endswith(".name"):
-        return len({_hashable(flat.get(key)) for flat in flats}) > 1
-    name = f"{key.partition('.')[0]}.name"
-    found = {(flat.get(name), _hashable(flat[key])) for flat in flats if key in flat}
-    return len(found) > len({choice for choice, _ in found})
-
-
-def _hashable(value: Any) -> Any:
-    """A setting that a set takes: lists as text."""
-    return repr(value) if isinstance(value, list | set) else value
-
-
-def swept(flats: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The fewest settings that tell the configurations apart: what a group's choice brings along is left out.
-
-    Left out is a setting that the name of another choice fixes throughout (augment and momentum of each method).
-    """
-    keys = [key for key in varying(flats) if key != "seed"]
-    values = {key: [repr(flat.get(key)) for flat in flats] for key in keys}
-    kept: list[str] = []
-    for i, key in enumerate(keys):
-        # Of two names that fix each other the first one stays.
-        leaders = [other for other in (*kept, *keys[i + 1 :]) if other.endswith(".name")]
-        if not any(
-            _fixes(values[other], values[key]) and (other in kept or not _fixes(values[key], values[other]))
-            for other in leaders
-        ):
-            kept.append(key)
-    return kept
-
-
-def _fixes(one: Sequence[str], other: Sequence[str]) -> bool:
-    return len(set(zip(one, other))) == len(set(one))
-
-
-def describe(flats: Sequence[Mapping[str, Any]], keys: Sequence[str] | None = None) -> list[str]:
-    """Of each configuration the settings in which it differs from the others (or these `keys`), as people would type them."""
-    keys = varying(flats) if keys is None else keys
-    return [
-        " ".join(f"{key.removesuffix('.name')}={plain(flat[key])}" for key in keys if flat.get(key) is not None)
-        for flat in flats
-    ]
-
-
-def plain(value: Any) -> str:
-    """A value as it is typed."""
-    return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Mean, sample standard deviation (None for one) and count."""
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "std": deviation, "n": len(values)}  # type: ignore[dict-item]
-
-
-def cost(entry: Entry, last: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    """Seconds of training with its evaluations, and training images a second over that time; None where unknown.
-
-    Args:
-        last: the run's result, or its last metrics where it is not done.
-    """
-    seconds, steps = last.get("seconds"), last.get("steps", last.get("step"))
-    batch = entry.flat.get("batch_size")
+def cost(flat: Flat, seconds: object, steps: object) -> Cost:
+    """What `steps` steps of a run cost that took `seconds`."""
+    batch = flat.get("batch_size")
     if not is_number(seconds) or not seconds > 0:
-        return None, None
-    return seconds, steps * batch / seconds if is_number(steps) and is_number(batch) else None
+        return Cost(None, None)
+    return Cost(seconds, steps * batch / seconds if is_number(steps) and is_number(batch) else None)
 
 
-def states(runs: Sequence[Run], queue: dict[str, dict[str, str]] | None = None) -> list[str]:
-    """Where each run stands, put right by SLURM's queue (slurm.queued); `damaged` where a file says nonsense."""
+def states(runs: Sequence[Run], queue: "Mapping[str, slurm.QueueEntry] | None" = None) -> list[State]:
+    """Where each run stands, corrected by SLURM's queue (by default as it is now)."""
     queue = slurm.queued(runs) if queue is None else queue
     found = []
     for run in runs:
         try:
             found.append(slurm.explain(run, slurm.corrected(run, run.state(), queue)))
-        except (KeyError, TypeError, AttributeError):
-            found.append("damaged")
+        except Damaged:
+            found.append(State.DAMAGED)
     return found
 
 
-def state_counts(states: Sequence[str]) -> str:
+def state_counts(states: Iterable[State]) -> str:
     """How many runs are in each state: 7 done, 1 failed."""
     return ", ".join(f"{n} {state}" for state, n in Counter(states).most_common())
 
 
-def look(runs: Sequence[Run]) -> tuple[list[Entry], list[str]]:
+def look(runs: Sequence[Run]) -> tuple[list[Entry], list[State]]:
     """The runs as read, and their states; one whose files cannot be used is `damaged`, one without a folder `missing`."""
     entries = [read(run) for run in runs]
     found = []
     for entry, state in zip(entries, states(runs)):
-        known = "damaged" if entry.problem else state
-        found.append(known if entry.run.folder.exists() else "missing")
+        known = State.DAMAGED if entry.problem else state
+        found.append(known if entry.run.folder.exists() else State.MISSING)
     return entries, found
 
 
 def load(runs_dir: Path | str = "runs", names: Sequence[str] = ()) -> "pandas.DataFrame":
-    """One row a run, whatever its state: all runs, or those of these sweeps, ids and folders.
+    """One row per run, whatever its state: all runs, or those of these sweeps, ids and folders.
 
     Columns: id, folder, state, sweeps (a list); the settings under their dotted keys; the newest value of each metric
     (knn/top1 in percent, of the last epoch that has one); seconds and images_per_second of the training with its
@@ -228,19 +235,18 @@ def load(runs_dir: Path | str = "runs", names: Sequence[str] = ()) -> "pandas.Da
     runs, sweeps = select(runs_dir, names), membership(runs_dir)
     rows = []
     for entry, state in zip(*look(runs)):
-        last = entry.result or entry.run.last_metrics()
-        seconds, speed = cost(entry, last)
-        rows.append(
-            {
-                "id": entry.run.id,
-                "folder": str(entry.run.folder),
-                "state": state,
-                "sweeps": sweeps.get(entry.run.folder.name, []),
-                **entry.flat,
-                **{key: value for key, value in last.items() if "/" in key},
-                "seconds": seconds,
-                "images_per_second": speed,
-                "problem": entry.problem,
-            }
-        )
+        known = {"id": entry.run.id, "folder": str(entry.run.folder), "state": str(state)}
+        in_sweeps = sweeps.get(entry.run.folder.name, [])
+        rows.append({**known, "sweeps": in_sweeps, **entry.flat, **_newest(entry), "problem": entry.problem})
     return pandas.DataFrame(rows)
+
+
+def _newest(entry: Entry) -> dict[str, object]:
+    """The newest value of each metric, and the cost."""
+    if entry.result:
+        metrics: Mapping[str, Json] = dict(entry.result.metrics)
+        spent = cost(entry.flat, entry.result.seconds, entry.result.steps)
+    else:
+        metrics = entry.run.last_metrics()
+        spent = cost(entry.flat, metrics.get("seconds"), metrics.get("step"))
+    return {**{key: value for key, value in metrics.items() if "/" in key}, **spent._asdict()}

@@ -1,124 +1,186 @@
 """python -m moco status: where each run stands, read off the disk and off SLURM's queue where there is one."""
 
-import os
-import signal
-import sys
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from moco.analysis.records import describe, read, state_counts, states
+from moco.analysis.records import Entry, is_number, read, state_counts, states
+from moco.analysis.terminal import GAP, Column, draw
+from moco.io import Json
 from moco.launch import slurm_client as slurm
-from moco.runs.lease import machine
+from moco.protocols import KNN, LINEAR, LINEAR_CACHED
+from moco.runs.lease import Holder
 from moco.runs.run import Run
+from moco.runs.settings import describe
+from moco.runs.state import State
 from moco.training.progress import duration
 
-COLUMNS = ("id", "state", "epoch", "loss", "kNN", "linear", "left", "where", "job", "point")
-COLORS = {"done": "32", "running": "36", "queued": "33", "pending": "2", "stopped": "33"}  # of ANSI; the rest is red
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+STYLES = {State.DONE: "green", State.RUNNING: "cyan", State.QUEUED: "yellow", State.STOPPED: "yellow"}
+STYLES[State.PENDING] = "dim"
+TROUBLE = "red"  # the style of all other states
 
 
-def row(run: Run, state: str, queue: dict[str, dict[str, str]]) -> dict[str, str]:
-    """One run's line, all texts; a damaged folder says what is wrong in place of a point."""
-    holder, job = run.holder() or {}, run.job() or {}
-    entry = queue.get(job.get("job", ""))
-    last, progress = run.last_metrics(), holder.get("progress") or {}
-    running = state == "running"
-    epoch = progress.get("epoch") if running and progress.get("epoch") else last.get("epoch", "")
-    return {
-        "id": run.id,
-        "state": state,
-        "epoch": str(epoch),
-        "loss": _number(progress.get("loss") if running else last.get("train/loss"), 4),
-        "kNN": _number(last.get("knn/top1")),
-        "linear": _number(last.get("linear/top1", last.get("linear_cached/top1"))),
-        "left": duration(progress["left"]) if running and "left" in progress else "",
-        "where": _where(holder, entry) if running else (entry or {}).get("reason", ""),
-        "job": str(job.get("job", "")),
-    }
+@dataclass(frozen=True)
+class Standing:
+    """Where one run stands; None and "" for what is unknown.
+
+    Attributes:
+        settings: those in which the runs differ; of a damaged folder what is wrong with it.
+        epoch: the last one that is complete, or the one that runs.
+        loss: of the training, at last.
+        knn, linear: top-1 in percent.
+        left: seconds to the end of the training.
+        where: the machine with its device, or why the queue lets the run wait.
+        job: its id in the queue.
+    """
+
+    id: str
+    state: State
+    settings: str
+    epoch: int | None = None
+    epochs: int | None = None
+    loss: float | None = None
+    knn: float | None = None
+    linear: float | None = None
+    left: float | None = None
+    where: str = ""
+    job: str = ""
 
 
-def _where(holder: dict[str, Any], entry: dict[str, str] | None) -> str:
-    """The node with the device or slot."""
-    node = (entry or {}).get("node") or holder.get("host", "")
-    visible = holder.get("visible")
-    device = "gpu " + visible if visible else holder.get("slot") or holder.get("device")
-    return f"{node}:{device}" if device else node
-
-
-def _number(value: Any, digits: int = 2) -> str:
-    return f"{value:.{digits}f}" if isinstance(value, int | float) else ""
-
-
-def rows(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """A line a run, with the settings in which the runs differ."""
+def standings(runs: Sequence[Run]) -> list[Standing]:
+    """Where these runs stand, in their order."""
     entries = [read(run) for run in runs]
-    texts = iter(describe([entry.flat for entry in entries if not entry.problem]))
+    varied = iter(describe([entry.flat for entry in entries if not entry.problem]))
     queue = slurm.queued(runs)
     found = []
     for entry, state in zip(entries, states(runs, queue)):
-        line = row(entry.run, state, queue)
-        if line["epoch"] and entry.flat.get("epochs"):
-            line["epoch"] += f"/{entry.flat['epochs']}"
-        found.append(line | {"point": entry.problem or next(texts) or entry.run.folder.name})
+        settings = entry.problem or next(varied) or entry.run.folder.name
+        if state == State.DAMAGED:
+            found.append(Standing(entry.run.id, state, settings))
+        else:
+            found.append(_standing(entry, state, settings, queue))
     return found
 
 
-def text(lines: Sequence[dict[str, str]], color: bool) -> str:
-    """The lines as a table, with a count of the states below; columns that are empty throughout are left out."""
-    names = [name for name in COLUMNS if any(line[name] for line in lines)]
-    widths = {name: max(len(name), *(len(line[name]) for line in lines)) for name in names[:-1]}
-    out = ["  ".join(name.ljust(widths.get(name, 0)) for name in names)]
-    for line in lines:
-        cells = [line[name].ljust(widths.get(name, 0)) for name in names]
-        if color:
-            at = names.index("state")
-            cells[at] = f"\033[{COLORS.get(line['state'], '31')}m{cells[at]}\033[0m"
-        out.append("  ".join(cells).rstrip())
-    return "\n".join([*out, "", state_counts([line["state"] for line in lines])])
+def _standing(entry: Entry, state: State, settings: str, queue: "Mapping[str, slurm.QueueEntry]") -> Standing:
+    run = entry.run
+    holder, job, last = run.holder(), run.job(), run.last_metrics()
+    running = state == State.RUNNING
+    progress: Mapping[str, Json] = dict(holder.progress) if holder and running else {}
+    waiting = queue.get(job.job) if job else None
+    return Standing(
+        id=run.id,
+        state=state,
+        settings=settings,
+        epoch=_whole(progress.get("epoch")) or _whole(last.get("epoch")),
+        epochs=_whole(entry.flat.get("epochs")),
+        loss=_number(progress.get("loss") if running else last.get("train/loss")),
+        knn=_number(last.get(KNN.top1)),
+        linear=_number(last.get(LINEAR.top1, last.get(LINEAR_CACHED.top1))),
+        left=_number(progress.get("left")),
+        where=_where(holder, waiting) if holder and running else waiting.reason if waiting else "",
+        job=job.job if job else "",
+    )
 
 
-def watch(look: Any, seconds: float) -> None:
-    """Redraws until nothing runs or waits in a queue any more, or Ctrl-C."""
-    color = sys.stdout.isatty()
+def _where(holder: Holder, waiting: "slurm.QueueEntry | None") -> str:
+    """The node with the device or slot."""
+    node = waiting.node if waiting and waiting.node else holder.host
+    place = holder.place
+    device = f"gpu {place.visible}" if place.visible else place.slot or holder.device
+    return f"{node}:{device}" if device else node
+
+
+def _number(value: object) -> float | None:
+    return value if is_number(value) else None
+
+
+def _whole(value: object) -> int | None:
+    return int(value) if is_number(value) else None
+
+
+def _columns(found: Sequence[Standing]) -> list[Column]:
+    """The columns of these runs; those that are empty throughout are left out."""
+
+    def numbers(values: Sequence[float | None], digits: int) -> list[str]:
+        return ["" if value is None else f"{value:.{digits}f}" for value in values]
+
+    epochs = ["" if s.epoch is None else f"{s.epoch}/{s.epochs}" if s.epochs else str(s.epoch) for s in found]
+    columns = [
+        Column("id", [s.id for s in found]),
+        Column("state", [s.state for s in found], styles=[STYLES.get(s.state, TROUBLE) for s in found]),
+        Column("epoch", epochs, right=True),
+        Column("loss", numbers([s.loss for s in found], 4), rank=3, right=True),
+        Column("kNN", numbers([s.knn for s in found], 2), right=True),
+        Column("linear", numbers([s.linear for s in found], 2), rank=2, right=True),
+        Column("left", ["" if s.left is None else duration(s.left) for s in found], rank=1, right=True),
+        Column("where", [s.where for s in found], rank=4),
+        Column("job", [s.job for s in found], rank=5),
+        Column("settings", [s.settings for s in found], words=True),
+    ]
+    return [column for column in columns if any(column.cells)]
+
+
+def text(found: Sequence[Standing]) -> str:
+    """The runs as a table of plain text in its full width, with a count of the states below."""
+    columns = _columns(found)
+    widths = [column.natural for column in columns]
+    lines = [[column.name for column in columns], *zip(*(column.cells for column in columns))]
+    gap = " " * GAP
+    padded = [gap.join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
+    return "\n".join([*padded, "", _counts(found)])
+
+
+def show(found: Sequence[Standing], console: "Console | None") -> None:
+    """Prints where the runs stand; console: the terminal, None where the output goes elsewhere."""
+    if console is None:
+        print(text(found))
+    else:
+        console.print(*draw(_columns(found), console.width), f"\n{_counts(found)}", sep="\n", markup=False)
+
+
+def watch(look: Callable[[], Sequence[Standing]], seconds: float, console: "Console | None") -> None:
+    """Shows where the runs stand until nothing runs or waits any more, or Ctrl-C; in a terminal it redraws in place."""
     try:
-        while True:
-            lines = look()
-            if color:
-                sys.stdout.write("\033[H\033[2J")
-            print(f"{time.strftime('%H:%M:%S')}  every {seconds:g}s, Ctrl-C ends\n\n{text(lines, color)}", flush=True)
-            if not any(line["state"] in ("running", "queued", "pending") for line in lines):
-                return
-            time.sleep(seconds)
+        if console is None:
+            _repeat(look, seconds, lambda found: print(f"{_clock(seconds)}\n\n{text(found)}", flush=True))
+            return
+        from rich.console import Group
+        from rich.live import Live
+
+        with Live(console=console, auto_refresh=False) as live:
+            _repeat(look, seconds, lambda found: live.update(Group(*_screen(found, seconds, console)), refresh=True))
     except KeyboardInterrupt:
         return
 
 
-def _terminate(pid: int) -> bool:
-    """Whether there was a process to send SIGTERM to: it may have ended since it was looked at."""
-    try:
-        os.kill(pid, signal.SIGTERM)
-    except ProcessLookupError:
-        return False
-    return True
+def _repeat(look: Callable[[], Sequence[Standing]], seconds: float, tell: Callable[[Sequence[Standing]], None]) -> None:
+    """Looks and tells until all runs are finished."""
+    while True:
+        found = look()
+        tell(found)
+        if all(s.state.is_finished for s in found):
+            return
+        time.sleep(seconds)
 
 
-def cancel(runs: Sequence[Run], launchers: Sequence[int]) -> list[str]:
-    """Stops launchers and running jobs, checkpoints saved, and takes queued jobs out; says what it did."""
-    said = []
-    for pid in launchers:
-        if _terminate(pid):
-            said.append(f"launcher {pid} told to stop its jobs")
-    queue = slurm.queued(runs)
-    jobs = [job for run in runs if (job := slurm.queued_job(run, queue))]
-    slurm.cancel_jobs(jobs)
-    said += [f"SLURM job {job} cancelled" for job in jobs]
-    for run in runs:
-        holder = run.holder() or {}
-        if run.attempt() != "running" or holder.get("job") in jobs:
-            continue
-        if holder["machine"] == machine():
-            if _terminate(holder["pid"]):
-                said.append(f"{run.folder.name}: process {holder['pid']} told to save and stop")
-        else:
-            said.append(f"{run.folder.name} runs as process {holder['pid']} on {holder['host']}: cancel it from there")
-    return said
+def _clock(seconds: float) -> str:
+    return f"{time.strftime('%H:%M:%S')}  every {seconds:g}s, Ctrl-C ends"
+
+
+def _counts(found: Sequence[Standing]) -> str:
+    return state_counts(s.state for s in found)
+
+
+def _screen(found: Sequence[Standing], seconds: float, console: "Console") -> "list[RenderableType]":
+    """The table below the counts; where it is too long for the screen, the runs at which something happens come first."""
+    from rich.text import Text
+
+    above = Text(f"{_clock(seconds)}\n{_counts(found)}\n")
+    if len(found) + 5 > console.height:
+        found = sorted(found, key=lambda s: (s.state == State.DONE, s.state.is_finished, s.state == State.PENDING))
+    return [above, *draw(_columns(found), console.width)]

@@ -14,6 +14,7 @@ from urllib.parse import urlparse
 
 from moco.errors import UserError
 from moco.runs.run import Run
+from moco.runs.state import State
 from moco.tracking.wandb_mirror import folders
 
 AT_ONCE = 4  # uploads side by side
@@ -21,13 +22,13 @@ LOG_IN = "get a key at {}/authorize and run `wandb login`, or set WANDB_API_KEY"
 
 
 def sync(runs: Sequence[Run]) -> None:
-    """Uploads the runs that are behind, and prints a line for each as it ends.
+    """Uploads the runs that have offline data which W&B lacks, and prints a line for each as it ends.
 
     Raises:
         UserError: there is no key, the server does not answer, or some runs were not uploaded.
     """
     behind = [run for run in runs if pending(run)]
-    running = [run for run in behind if run.attempt() == "running"]  # wandb would take the half for the whole
+    running = [run for run in behind if run.attempt() == State.RUNNING]  # what wandb has of it is not whole yet
     waiting = [run for run in behind if run not in running]
     if waiting:
         require_server(require_login())
@@ -41,7 +42,7 @@ def sync(runs: Sequence[Run]) -> None:
     if failed:
         raise UserError(f"{failed} of {len(waiting)} runs were not uploaded: the same command tries them again")
     if not behind:
-        print(f"nothing to upload: of {len(runs)} runs none has offline data that is not at W&B")
+        print(f"nothing to upload: none of {len(runs)} runs has offline data that W&B lacks")
 
 
 def pending(run: Run) -> Path | None:
@@ -68,9 +69,9 @@ def command(file: Path) -> list[str]:
 
 
 def upload(run: Run) -> tuple[str, bool]:
-    """Uploads the run's newest file; a line that says how it went, and whether it went well.
+    """Uploads the run's newest file; returns a line that says how it went, and whether it went well.
 
-    Older files are marked as uploaded too, since each would replace what is newer.
+    Older files are marked as uploaded too, since each of them would replace what is newer.
     """
     file = pending(run)
     assert file is not None
@@ -80,7 +81,7 @@ def upload(run: Run) -> tuple[str, bool]:
     done = subprocess.run(command(file), cwd=run.folder, capture_output=True, text=True, env=environment)
     if done.returncode or not mark(file).exists():
         said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        why = next((line for line in reversed(said) if "ERROR" in line), said[-1] if said else "no word from wandb")
+        why = next((line for line in reversed(said) if "ERROR" in line), said[-1] if said else "wandb gives no reason")
         return f"{run.folder.name}: failed ({why.removeprefix('wandb: ').removeprefix('ERROR ')[:200]})", False
     for folder in folders(run):
         for older in folder.glob("*.wandb"):
@@ -90,10 +91,10 @@ def upload(run: Run) -> tuple[str, bool]:
 
 
 def require_login() -> str:
-    """The server's address, once a key for it is known.
+    """The address of the server, where there is a key for it.
 
     Raises:
-        UserError: there is none; the line says how to get one.
+        UserError: there is no key; the line says how to get one.
     """
     from wandb.sdk import wandb_setup
 
@@ -118,7 +119,7 @@ def _in_netrc(host: str) -> bool:
 
 
 def require_server(address: str) -> None:
-    """Asks the server for a sign of life: `wandb sync` itself would go on asking for days.
+    """Asks the server for an answer once, since `wandb sync` itself would go on asking for days.
 
     Raises:
         UserError: it does not answer.

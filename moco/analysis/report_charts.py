@@ -1,0 +1,230 @@
+"""The report's charts: plotly's traces and layouts as plain data. Imports no plotly: the page draws them."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias, TypedDict
+
+from moco.analysis import charts as shown
+from moco.analysis.configurations import Configuration, scored
+from moco.analysis.records import is_number
+from moco.protocols import KNN, TABULATED
+from moco.runs.settings import plain, swept
+
+LABELLED = 8  # so many points are labelled in a scatter chart
+PIXELS = 110  # an axis of parallel coordinates needs so many
+
+Trace: TypeAlias = dict[str, object]
+Axis: TypeAlias = dict[str, object]
+
+
+class Chart(TypedDict):
+    """A chart of the page; `metric`: shown for that choice of metric, None for each; `wide`: its least width in pixels."""
+
+    title: str
+    note: str
+    metric: str | None
+    data: list[Trace]
+    layout: dict[str, Axis]
+    wide: int | None
+
+
+def charts(found: Sequence[Configuration]) -> list[Chart]:
+    """All charts of these configurations."""
+    learning = shown.learning(found)
+    made = [
+        _curves(learning, KNN.top1, f"{KNN.title} top-1 over the epochs", f"{KNN.title} top-1 (%)"),
+        _curves(learning, "train/loss", "Training loss over the epochs", "loss"),
+    ]
+    for protocol in TABULATED:
+        metric, label = protocol.top1, f"{protocol.title} top-1"
+        if scored(found, metric):
+            own = [_against(panel, label) for panel in shown.panels(found, metric)]
+            own += [_heat(found, metric, label), _parallel(found, metric, label), *_costs(found, metric, label)]
+            made += [{**chart, "metric": label} for chart in own if chart]
+    return [chart for chart in made if chart]
+
+
+def _chart(title: str, traces: list[Trace], x: Axis, y: Axis, note: str = "", wide: int | None = None) -> Chart:
+    layout = {"xaxis": x, "yaxis": y}
+    return {"title": title, "note": note, "metric": None, "data": traces, "layout": layout, "wide": wide}
+
+
+def _axis(text: str, **more: object) -> Axis:
+    return {"title": {"text": text}, **more}
+
+
+def _grey(lines: Iterable[tuple[Sequence[shown.Place], Sequence[float]]]) -> list[Trace]:
+    """One trace for many thin lines, with a gap between each two; none where there are no lines."""
+    x: list[shown.Place | None] = []
+    y: list[float | None] = []
+    for xs, ys in lines:
+        x += [*xs, None]
+        y += [*ys, None]
+    line = {"color": "--grey", "width": 1}
+    trace: Trace = {"x": x, "y": y, "mode": "lines", "line": line, "hoverinfo": "skip", "showlegend": False}
+    return [trace] if x else []
+
+
+def _curves(learning: Sequence[shown.Learning], metric: str, title: str, label: str) -> Chart | None:
+    """One line per run; if configurations are many, the best few in colour."""
+    traces: list[Trace] = []
+    grey: list[tuple[list[float], list[float]]] = []
+    for name, colour, runs in learning:
+        curves = [curve for lines in runs if (curve := shown.curve(lines, metric, colour))[0]]
+        if colour is None:
+            grey += curves
+            continue
+        for i, (x, y) in enumerate(curves):
+            traces.append(
+                {
+                    "x": x,
+                    "y": y,
+                    "name": name,
+                    "showlegend": i == 0,
+                    "mode": "lines+markers" if len(x) < 15 else "lines",
+                    "line": {"color": f"--c{colour}", "width": 2 if len(curves) == 1 else 1.3},
+                    "marker": {"color": f"--c{colour}", "size": 5},
+                }
+            )
+    if not traces and not grey:
+        return None
+    note = f"In colour the best {shown.BEST} by kNN; in grey {len(grey)} runs of the others" if grey else ""
+    return _chart(title, _grey(grey) + traces, _axis("epoch"), _axis(label), note)
+
+
+def _against(panel: shown.Panel, label: str) -> Chart | None:
+    """A metric against a setting, with error bars over seeds."""
+    lines = shown.coloured(panel.lines)
+    grey = _grey((line.x, line.y) for line, number in lines if number is None)
+    traces = [_line(line, panel, f"--c{number}") for line, number in lines if number is not None]
+    notes = [] if panel.alone else ["All configurations: the setting hardly ever varies alone"]
+    if any(_has_bars(line) for line in panel.lines):
+        notes.append("bars: one standard deviation over seeds")
+    name = shown.name(panel.key)
+    return _chart(f"{label} against {name}", grey + traces, _setting(panel), _axis(f"{label} (%)"), "; ".join(notes))
+
+
+def _has_bars(line: shown.Line) -> bool:
+    return any(deviation is not None for deviation in line.deviation)
+
+
+def _line(line: shown.Line, panel: shown.Panel, colour: str) -> Trace:
+    """A coloured line of a panel."""
+    crowd = len(line.x) > shown.SCATTER and not panel.alone
+    trace: Trace = {
+        "x": line.x,
+        "y": line.y,
+        "name": line.label,
+        "showlegend": len(panel.lines) > 1,
+        "mode": "lines+markers" if panel.joined else "markers",
+        "line": {"color": colour, "width": 2},
+        "marker": {"color": colour, "size": 5 if crowd else 8, "opacity": 0.6 if crowd else 1},
+    }
+    if _has_bars(line):
+        bars = {"type": "data", "array": line.deviation, "color": colour, "thickness": 1.5, "width": 4}
+        trace["error_y"] = bars
+    return trace
+
+
+def _setting(panel: shown.Panel) -> Axis:
+    """The axis of a panel's setting."""
+    axis = _axis(shown.name(panel.key), type=panel.axis)
+    places = panel.places
+    if panel.axis == "category":
+        return axis | {"categoryorder": "array", "categoryarray": panel.words}
+    if len(places) <= shown.DISTINCT:
+        return axis | {"tickvals": places, "ticktext": [plain(place) for place in places]}
+    if panel.axis == "log":
+        ticks = shown.ticks(places[0], places[-1], "log")
+        return axis | {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+    return axis
+
+
+def _heat(found: Sequence[Configuration], metric: str, label: str) -> Chart | None:
+    """The grid of two settings, where exactly two were swept."""
+    grid = shown.heat(found, metric)
+    if not grid:
+        return None
+    x_name, y_name = shown.name(grid.x_key), shown.name(grid.y_key)
+    trace: Trace = {
+        "type": "heatmap",
+        "x": [plain(x) for x in grid.xs],
+        "y": [plain(y) for y in grid.ys],
+        "z": grid.z,
+        "text": [["" if value is None else f"{value:.2f}" for value in row] for row in grid.z],
+        "texttemplate": "%{text}" if len(grid.xs) <= shown.DISTINCT else None,
+        "colorscale": "sequential",
+        "xgap": 2,
+        "ygap": 2,
+        "hovertemplate": f"{x_name}=%{{x}}<br>{y_name}=%{{y}}<br>%{{z:.2f}} %<extra></extra>",
+        "colorbar": {"thickness": 12, "title": {"text": "%"}},
+    }
+    x, y = (_axis(text, type="category", showgrid=False) for text in (x_name, y_name))
+    return _chart(f"{label} by {x_name} and {y_name}", [trace], x, y)
+
+
+def _parallel(found: Sequence[Configuration], metric: str, label: str) -> Chart | None:
+    """Parallel coordinates, where more than two settings were swept."""
+    pairs = scored(found, metric)[::-1]  # lines that come later lie on top: the best
+    keys = swept([c.flat for c, _ in pairs])
+    if len(keys) < 3:
+        return None
+    means = [score.mean for _, score in pairs]
+    dimensions = [_dimension(key, [c.flat.get(key) for c, _ in pairs]) for key in keys]
+    dimensions.append({"label": f"{label} (%)", "values": means})
+    line = {"color": means, "colorscale": "sequential", "showscale": False}
+    trace: Trace = {"type": "parcoords", "dimensions": dimensions, "line": line}
+    note = "Drag along an axis to keep the lines that pass there; the best in the strongest colour"
+    return _chart("All settings together", [trace], {}, {}, note, PIXELS * len(dimensions))
+
+
+def _dimension(key: str, values: Sequence[object]) -> Axis:
+    """An axis of parallel coordinates; on a logarithmic or category axis the ticks carry the values."""
+    kind, name = shown.axis(values), shown.name(key)
+    numbers = [value for value in values if is_number(value)]
+    if kind == "category":
+        texts = shown.ordered({plain(value) for value in values})
+        places = [texts.index(plain(value)) for value in values]
+        return {"label": name, "values": places, "tickvals": list(range(len(texts))), "ticktext": texts}
+    ticks = sorted(set(numbers))
+    ticks = ticks if len(ticks) <= shown.DISTINCT else shown.ticks(ticks[0], ticks[-1], kind)
+    place = math.log10 if kind == "log" else float
+    return {
+        "label": name,
+        "values": [place(number) for number in numbers],
+        "tickvals": [place(tick) for tick in ticks],
+        "ticktext": [f"{tick:g}" for tick in ticks],
+    }
+
+
+def _costs(found: Sequence[Configuration], metric: str, label: str) -> list[Chart | None]:
+    """Accuracy against minutes and against images per second."""
+    pairs = scored(found, metric)
+    minutes = [(c.minutes, score.mean, c.label) for c, score in pairs]
+    speeds = [(c.images_per_second, score.mean, c.label) for c, score in pairs]
+    return [
+        _cost(minutes, f"{label} against minutes", "minutes of training with its evaluations", label),
+        _cost(speeds, f"{label} against speed", "training images per second", label),
+    ]
+
+
+def _cost(points: Sequence[tuple[float | None, float, str]], title: str, name: str, label: str) -> Chart | None:
+    """A scatter chart of (cost, accuracy, label); None for fewer than two points."""
+    known = [(x, y, text) for x, y, text in points if x]
+    if len(known) < 2:
+        return None
+    xs = [x for x, _, _ in known]
+    few = len(known) <= LABELLED
+    trace: Trace = {
+        "x": [float(f"{x:.5g}") for x in xs],
+        "y": [y for _, y, _ in known],
+        "text": [text for _, _, text in known],
+        "showlegend": False,
+        "mode": "markers+text" if few else "markers",
+        "textposition": "top center",
+        "marker": {"color": "--c0", "size": 8 if few else 5, "opacity": 0.7},
+        "cliponaxis": False,
+        "hovertemplate": "%{text}<br>%{x:.4g}, %{y:.2f} %<extra></extra>",
+    }
+    kind = "log" if max(xs) >= 10 * min(xs) else "linear"
+    return _chart(title, [trace], _axis(name, type=kind), _axis(f"{label} (%)"))

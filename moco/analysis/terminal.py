@@ -1,0 +1,142 @@
+"""Tables that fit a terminal, drawn by rich: words go on in the next line, numbers stay whole, columns that matter less go."""
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from rich.console import Console, JustifyMethod, RenderableType
+    from rich.text import Text
+
+GAP = 2  # spaces between columns
+WORD = 24  # a longer word may be broken, unless it is a setting
+NARROW = 16  # a column of words is not made narrower than that where it has more to show
+HEAD = 8  # a column's name up to that length stays on one line
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of texts.
+
+    Attributes:
+        name: its head.
+        cells: one text per row.
+        rank: 0 for what always stays; of the others the one with the highest rank goes first.
+        words: whether the cells are words, which may take several lines.
+        right: whether the cells are aligned on the right.
+        styles: rich's style of each cell; none where it is empty.
+    """
+
+    name: str
+    cells: Sequence[str]
+    rank: int = 0
+    words: bool = False
+    right: bool = False
+    styles: Sequence[str] = ()
+
+    @property
+    def natural(self) -> int:
+        """The width at which every text stands on one line."""
+        return max(map(len, [self.name, *self.cells]))
+
+    @property
+    def least(self) -> int:
+        """The least width at which nothing is cut that should be whole."""
+        head = max(map(len, _parts(self.name)))
+        if not self.words:
+            return max(head, *map(len, self.cells), 0)
+        longest = max((_whole(word) for cell in self.cells for word in cell.split()), default=0)
+        return max(head, longest, min(self.natural, NARROW))
+
+
+class Fit(NamedTuple):
+    """The columns that have room side by side, their widths, and the names of those that had to go."""
+
+    columns: list[Column]
+    widths: list[int]
+    dropped: list[str]
+
+
+def console() -> "Console | None":
+    """The terminal that standard output is; None where it is something else."""
+    if not sys.stdout.isatty():
+        return None
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def fit(columns: Sequence[Column], width: int) -> Fit:
+    """As many of the columns as have room, in their order."""
+    kept = list(columns)
+    while _room(kept) > width and any(column.rank for column in kept):
+        kept.remove(max(kept, key=lambda column: column.rank))
+    widths = {column.name: column.least for column in kept}
+    spare = width - _room(kept)
+    for column in sorted(kept, key=lambda column: (not column.words, column.rank)):
+        if spare < 0 and column.words:  # not even what must stay has room: words give way
+            more = max(spare, HEAD - column.least)
+        else:
+            more = max(0, min(spare, column.natural - column.least))
+        widths[column.name] += more
+        spare -= more
+    dropped = [column.name for column in columns if column.name not in widths]
+    return Fit(kept, [widths[column.name] for column in kept], dropped)
+
+
+def _room(columns: Sequence[Column]) -> int:
+    """The least width of these columns together."""
+    return sum(column.least + GAP for column in columns) - GAP
+
+
+def _whole(word: str) -> int:
+    """The width that a word should have on one line."""
+    return len(word) if "=" in word else min(len(word), WORD)
+
+
+def _parts(name: str) -> list[str]:
+    """The parts of a head that may stand below each other: optimizer. weight_ decay."""
+    return [name] if len(name) <= HEAD else re.findall(r"[^ ._-]+[._-]*", name)
+
+
+def _stacked(name: str, width: int) -> str:
+    """The head in as few lines of that width as hold it."""
+    if len(name) <= width:
+        return name
+    lines = [""]
+    for part in _parts(name):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
+
+
+def draw(columns: Sequence[Column], width: int) -> "list[RenderableType]":
+    """The table in that width, and below it which columns had no room."""
+    from rich.table import Table
+    from rich.text import Text
+
+    kept, widths, dropped = fit(columns, width)
+    table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
+    for column, size in zip(kept, widths):
+        head = Text(_stacked(column.name, size))
+        justify: JustifyMethod = "right" if column.right else "left"
+        table.add_column(head, width=size, no_wrap=not column.words, overflow="fold", justify=justify)
+    rows = zip(*(_texts(column, size) for column, size in zip(kept, widths)))
+    for row in rows:
+        table.add_row(*row)
+    return [table, Text(f"\nNot shown in {width} columns: {', '.join(dropped)}", "dim")] if dropped else [table]
+
+
+def _texts(column: Column, width: int) -> "list[Text]":
+    """The cells of a column; a setting that is too long for a line is broken after its equals sign."""
+    from rich.text import Text
+
+    styles = column.styles or [""] * len(column.cells)
+    texts = []
+    for cell, style in zip(column.cells, styles):
+        words = [word if len(word) <= width else word.replace("=", "= ", 1) for word in cell.split(" ")]
+        texts.append(Text(" ".join(words) if column.words else cell, style))
+    return texts
