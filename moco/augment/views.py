@@ -80,7 +80,10 @@ class Augment:
         return self._normalize(x)
 
     def clean(self, images: Tensor) -> Tensor:
-        """Whole images, for evaluation: uint8 [B, 3, H, W] -> normalised float32, the same shape or eval_size, channels_last."""
+        """Whole images, for evaluation: uint8 [B, 3, H, W] -> normalised float32 [B, 3, H, W], channels_last.
+
+        With `eval_size` the sides are of that size.
+        """
         x = images.float().div_(255)
         if self.eval_size:
             x = F.interpolate(x, size=(self.eval_size, self.eval_size), mode="bilinear", antialias=True)

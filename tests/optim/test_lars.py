@@ -1,4 +1,4 @@
-"""LARS against its formula in Python floats, and schedules against their values at the steps that matter."""
+"""LARS against its formula in Python floats."""
 
 import copy
 import math
@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 
-from moco.optim.lars import LARS, constant, cosine, scaled_lr, step
+from moco.errors import UserError
+from moco.optim import LARS
 
 SETTINGS = dict(lr=0.5, momentum=0.9, weight_decay=0.01, trust_coefficient=0.02, eps=1e-8)
 
@@ -111,81 +112,8 @@ def test_lars_returns_the_loss_of_its_closure():
     assert w[0, 0] < 1
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"lr": -1.0}, {"momentum": 1.0}, {"weight_decay": -1e-6}, {"trust_coefficient": 0.0}, {"eps": -1.0}]
-)
+@pytest.mark.parametrize("wrong", [{"trust_coefficient": 0.0}, {"trust_coefficient": math.inf}, {"eps": -1.0}])
 def test_lars_refuses_numbers_out_of_range(wrong):
     (name,) = wrong
-    with pytest.raises(ValueError, match=f"^{name}=.*SimCLR uses"):
+    with pytest.raises(UserError, match=f"^optimizer.{name}=.* should "):
         LARS([torch.ones(2, 2, requires_grad=True)], **(SETTINGS | wrong))
-
-
-def test_constant():
-    factor = constant(epochs=10, steps_per_epoch=97)
-    assert [factor(s) for s in (0, 485, 969)] == [1.0, 1.0, 1.0]
-
-
-def test_cosine_at_the_first_the_middle_and_the_last_step():
-    factor = cosine(epochs=200, steps_per_epoch=97)
-    total = 200 * 97
-    assert factor(0) == 1.0
-    assert factor(total // 2) == pytest.approx(0.5)
-    assert factor(total // 4) == pytest.approx((1 + math.sqrt(0.5)) / 2)
-    assert factor(total - 1) == pytest.approx(math.sin(math.pi / (2 * total)) ** 2)  # (1 - cos x) / 2 = sin^2(x / 2)
-    assert factor(1) < factor(0)  # by step, not by epoch
-    for s in range(0, total, 97):  # at the starts of epochs it is the notebook's per-epoch cosine
-        assert factor(s) == pytest.approx(0.5 * (1 + math.cos(math.pi * (s // 97) / 200)))
-
-
-def test_cosine_ends_at_final():
-    factor = cosine(epochs=4, steps_per_epoch=5, final=0.1)
-    assert [factor(0), factor(10), factor(20)] == pytest.approx([1.0, 0.55, 0.1])
-
-
-@pytest.mark.parametrize("make", [constant, cosine, lambda **k: step(milestones=[5], gamma=0.1, **k)])
-def test_warmup_rises_linearly_from_one_share_to_1(make):
-    factor = make(epochs=10, steps_per_epoch=4, warmup_epochs=2)
-    assert [factor(s) for s in range(9)] == pytest.approx([i / 8 for i in range(1, 9)] + [1.0])
-
-
-def test_warmup_may_end_within_an_epoch():
-    factor = constant(epochs=2, steps_per_epoch=10, warmup_epochs=0.5)
-    assert [factor(s) for s in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
-
-
-def test_cosine_spans_what_the_warmup_leaves():
-    factor, short = cosine(epochs=10, steps_per_epoch=4, warmup_epochs=2), cosine(epochs=8, steps_per_epoch=4)
-    assert [factor(8 + s) for s in range(33)] == pytest.approx([short(s) for s in range(33)])
-
-
-def test_step_falls_at_each_milestone():
-    factor = step(epochs=200, steps_per_epoch=97, milestones=[160, 120], gamma=0.1)
-    at = {0: 1.0, 120 * 97 - 1: 1.0, 120 * 97: 0.1, 160 * 97 - 1: 0.1, 160 * 97: 0.01, 200 * 97 - 1: 0.01}
-    assert [factor(s) for s in at] == pytest.approx(list(at.values()))
-
-
-def test_milestones_count_from_the_start_of_training():
-    factor = step(epochs=10, steps_per_epoch=4, warmup_epochs=2, milestones=[5], gamma=0.5)
-    assert [factor(7), factor(19), factor(20)] == [1.0, 1.0, 0.5]
-
-
-@pytest.mark.parametrize("make", [constant, cosine, lambda **k: step(milestones=[], gamma=0.1, **k)])
-@pytest.mark.parametrize("warmup, remedy", [(-1, "give 0"), (5, "shorter warm-up or more epochs"), (7, "more epochs")])
-def test_impossible_warmups_are_refused(make, warmup, remedy):
-    with pytest.raises(ValueError, match=remedy):
-        make(epochs=5, steps_per_epoch=3, warmup_epochs=warmup)
-
-
-def test_impossible_curves_are_refused():
-    sizes = dict(epochs=5, steps_per_epoch=3)
-    with pytest.raises(ValueError, match="final=1.5 .* from 0 to 1"):
-        cosine(**sizes, final=1.5)
-    with pytest.raises(ValueError, match="gamma=0 must be positive"):
-        step(**sizes, milestones=[2], gamma=0)
-    with pytest.raises(ValueError, match="give later ones or a shorter warmup_epochs"):
-        step(**sizes, milestones=[1], gamma=0.1, warmup_epochs=2)
-
-
-def test_scaled_lr():
-    assert scaled_lr(0.03, 256) == 0.03
-    assert scaled_lr(0.03, 512) == pytest.approx(0.06)

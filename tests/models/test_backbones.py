@@ -1,0 +1,89 @@
+"""Backbones: what they compute, and what they refuse."""
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import resnet
+
+from moco.errors import UserError
+from moco.models import SmallResNet, timm_backbone, torchvision_resnet
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize("stem, side", [("cifar", 4), ("imagenet", 1)])
+def test_stems(stem: str, side: int):
+    model = torchvision_resnet("resnet18", stem)
+    maps = []
+    model.layer4.register_forward_hook(lambda module, inputs, output: maps.append(output.shape))
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, model.num_features) == (2, 512)
+    assert maps == [(2, 512, side, side)]
+    assert (model.conv1.kernel_size, model.conv1.stride) == (((3, 3), (1, 1)) if stem == "cifar" else ((7, 7), (2, 2)))
+
+
+def test_imagenet_stem_is_torchvisions_own_network():
+    torch.manual_seed(0)
+    ours = torchvision_resnet("resnet34", "imagenet")
+    torch.manual_seed(0)
+    theirs = resnet.resnet34()
+    theirs.fc = nn.Identity()
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(ours(x), theirs(x))
+
+
+def test_cifar_stem_is_initialised_as_torchvision_initialises():
+    weight = torchvision_resnet("resnet18", "cifar").conv1.weight
+    assert float(weight.detach().std()) == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05)
+
+
+def test_small_network():
+    model = SmallResNet([8, 16, 32], stem_stride=1)
+    maps = []
+    for stage in list(model.stages)[3:]:
+        stage.register_forward_hook(lambda module, inputs, output: maps.append(tuple(output.shape[1:])))
+    assert model(torch.randn(2, 3, 16, 16)).shape == (2, model.num_features) == (2, 32)
+    assert maps == [(8, 16, 16), (16, 8, 8), (32, 4, 4)]
+
+
+def test_small_network_pools_its_last_stages():
+    torch.manual_seed(0)
+    model, maps = SmallResNet([8, 16, 32], stem_stride=1, pooled=2), []
+    for stage in list(model.stages)[-2:]:
+        stage.register_forward_hook(lambda module, inputs, output: maps.append(output))
+    features = model(torch.randn(2, 3, 16, 16))
+    assert features.shape == (2, model.num_features) == (2, 16 + 32)
+    assert torch.equal(features, torch.cat([each.mean((2, 3)) for each in maps], 1))
+    for pooled in (0, 4):
+        with pytest.raises(UserError, match=f"model.pooled={pooled} should be 1 to 3, the number of stages"):
+            SmallResNet([8, 16, 32], pooled=pooled)
+
+
+@pytest.mark.parametrize("architecture", ["resnet10t", "mobilenetv3_small_050", "convnext_atto"])
+def test_timm_backbones_give_as_many_features_as_they_say(architecture: str):
+    model = timm_backbone(architecture)
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, model.num_features)
+
+
+def test_timm_options_reach_the_constructor():
+    assert timm_backbone("convnext_atto", depths=(1, 1, 1, 1)).num_features == 320
+    assert parameters(timm_backbone("convnext_atto", depths=(1, 1, 1, 1))) < parameters(timm_backbone("convnext_atto"))
+
+
+def test_unknown_architectures_and_options():
+    for name in ("resnet19", "ResNet", "vgg11", "conv3x3"):
+        with pytest.raises(UserError, match=f"model.architecture={name} is not a ResNet of torchvision: try resnet18"):
+            torchvision_resnet(name, "cifar")
+    with pytest.raises(UserError, match="model.architecture=resnet10 is not in timm: see .*resnet10t"):
+        timm_backbone("resnet10")
+    with pytest.raises(UserError, match="model.architecture=resnet10t has no such setting: .*widht"):
+        timm_backbone("resnet10t", widht=3)
+
+
+def test_timm_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(UserError, match="model=timm needs timm: pip install timm"):
+        timm_backbone("resnet10t")

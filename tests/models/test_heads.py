@@ -1,0 +1,15 @@
+"""Projection heads."""
+
+import torch
+from torch import nn
+
+from moco.models.heads import projection_head
+
+
+def test_heads():
+    assert isinstance(projection_head(8, 4), nn.Linear)
+    assert [p.shape for p in projection_head(8, 4, layers=2).parameters()] == [(8, 8), (8,), (4, 8), (4,)]
+    head = projection_head(2048, 128, layers=2, hidden_dim=512, norm=True)
+    # No bias before BatchNorm: 24.62 M parameters together with the 23.50 M of a ResNet-50.
+    assert sum(p.numel() for p in head.parameters()) == 2048 * 512 + 2 * 512 + 512 * 128 + 128
+    assert head(torch.randn(5, 2048)).shape == (5, 128)
