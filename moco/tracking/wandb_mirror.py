@@ -81,7 +81,7 @@ class WandbMirror(Tracker):
     def _catch_up(self, lines: Sequence[Mapping[str, Json]]) -> None:
         assert self.run is not None
         there = self.run.starting_step  # steps below stand online already
-        known = set(self.run.summary.keys())  # wandb's own object takes no `in`
+        known = set(self.run.summary.keys())  # type: ignore[no-untyped-call]  # wandb's own object takes no `in`
         for line in lines:
             step = line["step"]
             assert isinstance(step, int)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from moco.config.schema import Config
 from moco.errors import UserError
 from moco.io import Json
-from moco.protocols import KNN
+from moco.protocols import KNN, KNN_HEAD
 from moco.runs.lease import Lease, Stopped
 from moco.runs.run import Run
 from moco.seeding import step_seed
@@ -98,7 +98,7 @@ class Trainer:
         with self.autocast():
             loss = self.method(x1, x2, index)
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         loss = loss.detach()
         self.losses[i] = loss
@@ -167,7 +167,11 @@ class Trainer:
         self.losses.zero_()
         self.run.append_metrics(line)
         self.tracker.log(self.step, line)
-        shown = "  ".join(f"{key} {value:.2f}" for key, value in scores.items())
+        shown = "  ".join(
+            f"{protocol.title} {scores[protocol.metric(1)]:.2f} / {scores[protocol.metric(5)]:.2f}"
+            for protocol in (KNN, KNN_HEAD)
+            if protocol.metric(5) in scores
+        )
         bar.line(f"epoch {epoch}/{self.config.epochs}  loss {loss:.4f}  {shown}")
 
     def save(self) -> None:
