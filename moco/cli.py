@@ -1,4 +1,4 @@
-"""python -m moco, moco: status, logs, cancel, table, plot, report, sync, dashboard, export."""
+"""python -m moco, moco: train, linear-eval, status, logs, cancel, table, plot, report, sync, dashboard, export."""
 
 import argparse
 import dataclasses
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from moco.analysis import formats
-from moco.errors import UserError
+from moco.errors import UserError, say
 from moco.io import write_atomic
 from moco.runs.run import Run, find
 from moco.runs.sweep import Sweep, select, sweep_names
@@ -203,7 +203,27 @@ def written(path: Path, write: Callable[[], object]) -> None:
         raise UserError(f"{path} cannot be written ({error.strerror or error}): give another file") from error
 
 
+def add_train(commands: Commands) -> None:
+    commands.add_parser("train", add_help=False, help="what train.py does: train temperature=0.1 m=4096")
+
+
+def add_linear_eval(commands: Commands) -> None:
+    commands.add_parser("linear-eval", add_help=False, help="what linear_eval.py does: linear-eval run=<id>")
+
+
+def train_or_evaluate(command: str, *words: str) -> int:
+    """Hands the words to Hydra, which reads sys.argv."""
+    from moco import entry
+
+    sys.argv = [f"{sys.argv[0]} {command}", *words]
+    entry.train() if command == "train" else entry.linear_eval()
+    return 0
+
+
+HYDRAS = ("train", "linear-eval")  # commands whose words are Hydra's
 COMMANDS = (
+    add_train,
+    add_linear_eval,
     add_status,
     add_logs,
     add_cancel,
@@ -218,19 +238,21 @@ COMMANDS = (
 
 def parser() -> argparse.ArgumentParser:
     called = "moco" if Path(sys.argv[0]).name == "moco" else "python -m moco"
-    top = argparse.ArgumentParser(prog=called, description="Read what runs left on disk.")
+    top = argparse.ArgumentParser(prog=called, description="Train and evaluate runs, and read what they left on disk.")
     commands = top.add_subparsers(required=True, metavar="command")
     for add in COMMANDS:
         add(commands)
-    for command in commands.choices.values():
-        command.add_argument("--runs-dir", default="runs", help="where the runs' folders lie (default: runs)")
+    for name, command in commands.choices.items():
+        if name not in HYDRAS:
+            command.add_argument("--runs-dir", default="runs", help="where the runs' folders lie (default: runs)")
     return top
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs the command that these words name, by default those of the command line; returns the exit code."""
     words = list(sys.argv[1:] if words is None else words)
-    # Commands whose words Hydra reads (train, linear-eval) branch off here, before argparse sees them.
+    if words and words[0] in HYDRAS:
+        return train_or_evaluate(*words)
     if "--sort" in words[:-1]:  # argparse would take --sort -tau for two options
         at = words.index("--sort")
         words[at : at + 2] = [f"--sort={words[at + 1]}"]
@@ -239,8 +261,7 @@ def main(words: Sequence[str] | None = None) -> int:
         gc.set_threshold(100_000)  # thousands of runs are many small objects and no cycles
         given.call(given)
     except UserError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+        say(error)
         return 1
     except BrokenPipeError:  # | head closed the pipe: not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

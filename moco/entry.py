@@ -13,7 +13,7 @@ from moco.config.compose import resolved, show_help
 from moco.config.help import register_help
 from moco.config.places import CONF
 from moco.config.schema import Config, LinearEval
-from moco.errors import UserError
+from moco.errors import UserError, say
 
 T = TypeVar("T")
 
@@ -78,9 +78,3 @@ def run_or_exit(job: Callable[[], T]) -> T:
     except UserError as error:
         say(error)
         sys.exit(1)
-
-
-def say(error: UserError) -> None:
-    """Prints the error's lines on stderr."""
-    for line in str(error).splitlines():
-        print(f"error: {line}", file=sys.stderr)
