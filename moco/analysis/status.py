@@ -1,5 +1,6 @@
 """python -m moco status: where each run stands, read off the disk and off SLURM's queue where there is one."""
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from moco.training.progress import duration
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.segment import Segment
 
 STYLES = {State.DONE: "green", State.RUNNING: "cyan", State.QUEUED: "yellow", State.STOPPED: "yellow"}
 STYLES[State.PENDING] = "dim"
@@ -59,10 +61,9 @@ def standings(runs: Sequence[Run]) -> list[Standing]:
     found = []
     for entry, state in zip(entries, states(runs, queue)):
         settings = entry.problem or next(varied) or entry.run.folder.name
-        if state == State.DAMAGED:
-            found.append(Standing(entry.run.id, state, settings))
-        else:
-            found.append(_standing(entry, state, settings, queue))
+        damaged = entry.problem or state == State.DAMAGED
+        unknown = Standing(entry.run.id, State.DAMAGED, settings)
+        found.append(unknown if damaged else _standing(entry, state, settings, queue))
     return found
 
 
@@ -114,12 +115,12 @@ def _columns(found: Sequence[Standing]) -> list[Column]:
         Column("id", [s.id for s in found]),
         Column("state", [s.state for s in found], styles=[STYLES.get(s.state, TROUBLE) for s in found]),
         Column("epoch", epochs, right=True),
-        Column("loss", numbers([s.loss for s in found], 4), rank=3, right=True),
+        Column("loss", numbers([s.loss for s in found], 4), rank=3, minor=True, right=True),
         Column("kNN", numbers([s.knn for s in found], 2), right=True),
         Column("linear", numbers([s.linear for s in found], 2), rank=2, right=True),
         Column("left", ["" if s.left is None else duration(s.left) for s in found], rank=1, right=True),
-        Column("where", [s.where for s in found], rank=4),
-        Column("job", [s.job for s in found], rank=5),
+        Column("where", [s.where for s in found], rank=4, minor=True),
+        Column("job", [s.job for s in found], rank=5, minor=True),
         Column("settings", [s.settings for s in found], words=True),
     ]
     return [column for column in columns if any(column.cells)]
@@ -140,32 +141,38 @@ def show(found: Sequence[Standing], console: "Console | None") -> None:
     if console is None:
         print(text(found))
     else:
-        console.print(*draw(_columns(found), console.width), f"\n{_counts(found)}", sep="\n", markup=False)
+        table, note = draw(_columns(found), console.width)
+        console.print(table, f"\n{_counts(found)}", *filter(None, [note]), sep="\n", markup=False)
 
 
 def watch(look: Callable[[], Sequence[Standing]], seconds: float, console: "Console | None") -> None:
     """Shows where the runs stand until nothing runs or waits any more, or Ctrl-C; in a terminal it redraws in place."""
-    try:
-        if console is None:
-            _repeat(look, seconds, lambda found: print(f"{_clock(seconds)}\n\n{text(found)}", flush=True))
-            return
-        from rich.console import Group
-        from rich.live import Live
-
-        with Live(console=console, auto_refresh=False) as live:
-            _repeat(look, seconds, lambda found: live.update(Group(*_screen(found, seconds, console)), refresh=True))
-    except KeyboardInterrupt:
+    if console is None:
+        _repeat(look, seconds, lambda found: print(f"{_clock(seconds)}\n\n{text(found)}", flush=True))
         return
+    from rich.live import Live
+
+    found: Sequence[Standing] = []
+
+    def draw_again(latest: Sequence[Standing]) -> None:
+        nonlocal found
+        found = latest
+        live.update(_screen(found, seconds, console), refresh=True)
+
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        _repeat(look, seconds, draw_again)
+    show(found, console)  # whole, where the screen was too short for it
 
 
 def _repeat(look: Callable[[], Sequence[Standing]], seconds: float, tell: Callable[[Sequence[Standing]], None]) -> None:
-    """Looks and tells until all runs are finished."""
-    while True:
-        found = look()
-        tell(found)
-        if all(s.state.is_finished for s in found):
-            return
-        time.sleep(seconds)
+    """Looks and tells until all runs are finished, or Ctrl-C."""
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            found = look()
+            tell(found)
+            if all(s.state.is_finished for s in found):
+                return
+            time.sleep(seconds)
 
 
 def _clock(seconds: float) -> str:
@@ -176,11 +183,26 @@ def _counts(found: Sequence[Standing]) -> str:
     return state_counts(s.state for s in found)
 
 
-def _screen(found: Sequence[Standing], seconds: float, console: "Console") -> "list[RenderableType]":
-    """The table below the counts; where it is too long for the screen, the runs at which something happens come first."""
+def _screen(found: Sequence[Standing], seconds: float, console: "Console") -> "RenderableType":
+    """What fits on the screen; if the table is too long for it, the runs where something happens come first.
+
+    The last line is blank: ^C, which the terminal itself writes, must not wrap the line before it.
+    """
+    from rich.segment import Segment, SegmentLines
+
+    room = console.height - 2
+    lines = _lines(found, seconds, console)
+    if len(lines) > room:
+        first = sorted(found, key=lambda s: (s.state == State.DONE, s.state.is_finished, s.state == State.PENDING))
+        lines = [*_lines(first, seconds, console)[: room - 1], [Segment("...")]]
+    return SegmentLines([*lines, [Segment(" ")]], new_lines=True)
+
+
+def _lines(found: Sequence[Standing], seconds: float, console: "Console") -> "list[list[Segment]]":
+    """The counts and the table below them, line by line."""
+    from rich.console import Group
     from rich.text import Text
 
-    above = Text(f"{_clock(seconds)}\n{_counts(found)}\n")
-    if len(found) + 5 > console.height:
-        found = sorted(found, key=lambda s: (s.state == State.DONE, s.state.is_finished, s.state == State.PENDING))
-    return [above, *draw(_columns(found), console.width)]
+    table, note = draw(_columns(found), console.width)
+    above = Text("\n".join(filter(None, [_clock(seconds), _counts(found), note, " "])))
+    return console.render_lines(Group(above, table), pad=False)

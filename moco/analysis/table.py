@@ -14,7 +14,7 @@ from moco.protocols import KNN, TABULATED, Protocol
 from moco.runs.run import Run
 from moco.runs.settings import Flat, varying
 
-Cell: TypeAlias = Json | Score
+Cell: TypeAlias = "Json | Score"
 Row: TypeAlias = dict[str, Cell]
 
 # Settings that have a column of their own, by their dotted keys.

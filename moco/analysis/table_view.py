@@ -7,15 +7,20 @@ from typing import TYPE_CHECKING
 from moco.analysis.formats import cell, heads
 from moco.analysis.records import is_number
 from moco.analysis.statistics import Score
-from moco.analysis.table import MULTIPLY_ADDS, PARAMS, Row, is_published
+from moco.analysis.table import MULTIPLY_ADDS, PARAMS, SETTINGS, Row, is_published
 from moco.analysis.terminal import Column, draw, fit
+from moco.runs.settings import swept
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-WHOLE = ("Protocol", "Top-1")  # these columns always stay
-# The others go in this order: first what is the same in all rows, then these, then what varies from the right.
-LEAST = (MULTIPLY_ADDS, PARAMS, "Best", "Top-5", "path")
+WORDS = ("Protocol", "path")  # columns whose cells may take several lines
+# What stays, and what goes late: the last of these first. Before them go the settings that some choice determines, the sizes,
+# and first of all what is the same in all rows.
+STAY = ("Protocol", "Top-1")
+IMPORTANT = ("Method", "tau", "m", "Data", "Model")
+USEFUL = ("path", "Top-5", "Best")
+SIZES = (PARAMS, MULTIPLY_ADDS)
 
 
 def show(rows: Sequence[Row], console: "Console") -> None:
@@ -24,46 +29,55 @@ def show(rows: Sequence[Row], console: "Console") -> None:
 
 
 def drawn(rows: Sequence[Row], width: int) -> "list[RenderableType]":
-    """The table for a terminal of that width."""
+    """The table for a terminal of that width, and below it what it leaves out."""
     from rich.text import Text
 
     columns = _columns(rows)
     if fit(columns, width).dropped:
         columns = [_ids(column, rows) if column.name == "path" else column for column in columns]
     dropped = fit(columns, width).dropped
-    same = {c.name: c for c in columns if c.name in dropped and _same(c.cells, rows)}
-    shown = [column for column in columns if column.name not in same]
-    parts = draw(shown, width)
-    if same:
-        texts = [f"{name}={next(text for text in column.cells if text)}" for name, column in same.items()]
-        parts.append(Text(f"\nThe same in all rows: {', '.join(texts)}", "dim"))
-    return parts
+    same = [column for column in columns if column.name in dropped and _is_same(column, rows)]
+    table, note = draw([column for column in columns if column not in same], width)
+    shared = ", ".join(f"{column.name}={next(filter(None, column.cells))}" for column in same)
+    notes = "\n".join(filter(None, [shared and f"The same in all rows: {shared}", note]))
+    return [table, Text(f"\n{notes}", "dim")] if notes else [table]
 
 
 def _columns(rows: Sequence[Row]) -> list[Column]:
     """The columns that hold anything."""
-    columns = []
-    for i, name in enumerate(heads(rows)):
+    columns, ranks = [], _ranks(rows)
+    for name in heads(rows):
         cells = [cell(name, row[name]) for row in rows]
         if any(cells) or not rows:
             numbers = any(is_number(row[name]) or isinstance(row[name], Score) for row in rows)
-            words = name in ("Protocol", "path")
-            columns.append(Column(name, cells, _rank(name, i, _same(cells, rows)), words=words, right=numbers))
+            columns.append(Column(name, cells, ranks[name], words=name in WORDS, right=numbers))
     return columns
 
 
-def _rank(name: str, position: int, same: bool) -> int:
-    """The order in which columns go, the highest rank first; 0 for those that stay."""
-    if name in WHOLE:
-        return 0
-    if same:
-        return 3000 + position
-    return 2000 - LEAST.index(name) if name in LEAST else 1000 + position
+def _ranks(rows: Sequence[Row]) -> dict[str, int]:
+    """For each column when it goes, the highest rank first; 0 for those that stay."""
+    keys = {head: key for key, head in SETTINGS.items()}
+    ours = [row for row in rows if not is_published(row)]
+    others = [head for head in heads(rows) if head not in (*STAY, *IMPORTANT, *USEFUL, *SIZES)]
+    flats = [
+        {
+            keys.get(head, head): value
+            for head, value in row.items()
+            if not isinstance(value, Score) and head not in SIZES
+        }
+        for row in ours
+    ]
+    needed = swept([{key: flat[key] for key in flat if key not in WORDS} for flat in flats])
+    varying = [head for head in others if keys.get(head, head) in needed]
+    order = [*IMPORTANT, *varying, *USEFUL, *(head for head in others if head not in varying), *SIZES]
+    same = [head for head in order if ours and head in ours[0] and len({str(row[head]) for row in ours}) == 1]
+    ranked = [*(head for head in order if head not in same), *same]
+    return {**{head: i for i, head in enumerate(ranked, 1)}, **dict.fromkeys(STAY, 0)}
 
 
-def _same(cells: Sequence[str], rows: Sequence[Row]) -> bool:
+def _is_same(column: Column, rows: Sequence[Row]) -> bool:
     """Whether the column says the same in all of our rows."""
-    return len({text for text, row in zip(cells, rows) if not is_published(row)}) == 1
+    return len({text for text, row in zip(column.cells, rows) if not is_published(row)}) == 1
 
 
 def _ids(path: Column, rows: Sequence[Row]) -> Column:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from rich.console import Console, JustifyMethod, RenderableType
+    from rich.console import Console, JustifyMethod
+    from rich.table import Table
     from rich.text import Text
 
 GAP = 2  # spaces between columns
@@ -24,6 +25,7 @@ class Column:
         name: its head.
         cells: one text per row.
         rank: 0 for what always stays; of the others the one with the highest rank goes first.
+        minor: whether it goes before words take a second line.
         words: whether the cells are words, which may take several lines.
         right: whether the cells are aligned on the right.
         styles: rich's style of each cell; none where it is empty.
@@ -32,6 +34,7 @@ class Column:
     name: str
     cells: Sequence[str]
     rank: int = 0
+    minor: bool = False
     words: bool = False
     right: bool = False
     styles: Sequence[str] = ()
@@ -49,6 +52,11 @@ class Column:
             return max(head, *map(len, self.cells), 0)
         longest = max((_whole(word) for cell in self.cells for word in cell.split()), default=0)
         return max(head, longest, min(self.natural, NARROW))
+
+    @property
+    def unfolded(self) -> int:
+        """The width at which the settings of each row stand on one line."""
+        return max((len(cell) for cell in self.cells if all("=" in word for word in cell.split())), default=0)
 
 
 class Fit(NamedTuple):
@@ -71,8 +79,10 @@ def console() -> "Console | None":
 def fit(columns: Sequence[Column], width: int) -> Fit:
     """As many of the columns as have room, in their order."""
     kept = list(columns)
-    while _room(kept) > width and any(column.rank for column in kept):
-        kept.remove(max(kept, key=lambda column: column.rank))
+    while kept and (least := max(kept, key=lambda column: column.rank)).rank:
+        if _room(kept, width // 2 if least.minor else 0) <= width:
+            break
+        kept.remove(least)
     widths = {column.name: column.least for column in kept}
     spare = width - _room(kept)
     for column in sorted(kept, key=lambda column: (not column.words, column.rank)):
@@ -86,9 +96,9 @@ def fit(columns: Sequence[Column], width: int) -> Fit:
     return Fit(kept, [widths[column.name] for column in kept], dropped)
 
 
-def _room(columns: Sequence[Column]) -> int:
-    """The least width of these columns together."""
-    return sum(column.least + GAP for column in columns) - GAP
+def _room(columns: Sequence[Column], unfolded: int = 0) -> int:
+    """The least width of these columns together, settings of up to `unfolded` characters on one line."""
+    return sum(max(column.least, column.words * min(column.unfolded, unfolded)) + GAP for column in columns) - GAP
 
 
 def _whole(word: str) -> int:
@@ -113,8 +123,8 @@ def _stacked(name: str, width: int) -> str:
     return "\n".join(lines)
 
 
-def draw(columns: Sequence[Column], width: int) -> "list[RenderableType]":
-    """The table in that width, and below it which columns had no room."""
+def draw(columns: Sequence[Column], width: int) -> "tuple[Table, str]":
+    """The table in that width, and a note that names the columns without room, "" if all have room."""
     from rich.table import Table
     from rich.text import Text
 
@@ -127,7 +137,7 @@ def draw(columns: Sequence[Column], width: int) -> "list[RenderableType]":
     rows = zip(*(_texts(column, size) for column, size in zip(kept, widths)))
     for row in rows:
         table.add_row(*row)
-    return [table, Text(f"\nNot shown in {width} columns: {', '.join(dropped)}", "dim")] if dropped else [table]
+    return table, f"Not shown in {width} columns: {', '.join(dropped)}" if dropped else ""
 
 
 def _texts(column: Column, width: int) -> "list[Text]":
