@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from moco.config.places import CONF
-from moco.config.schema import Augmentation, Component
+from moco.config.schema import Augmentation, Component, Config
 from moco.errors import UserError
 
 HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")  # keys that are for instantiate itself
@@ -91,9 +91,11 @@ def taken_by(path: str) -> Taken:
 
 
 def foreign_keys(group: str, section: Mapping[str, object]) -> list[str]:
-    """The keys with a value that are in none of the group's files for this target: only these need the target to judge them."""
-    own = _own_keys(group, str(section.get("_target_")))
-    return [key for key, value in section.items() if value is not None and key not in (*own, *HYDRAS)]
+    """The keys with a value that only the target can judge: neither the project's own nor in a file of the group for it."""
+    schema = Config.model_fields[group].annotation
+    assert schema and issubclass(schema, Component)
+    known = {*_own_keys(group, str(section.get("_target_"))), *schema.OWN, *HYDRAS}
+    return [key for key, value in section.items() if value is not None and key not in known]
 
 
 @functools.cache

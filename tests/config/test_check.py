@@ -154,6 +154,13 @@ def test_what_is_typed_and_not_used_is_refused_beside_a_recipe_too(words: list[s
     assert said.startswith(line)
 
 
+def test_a_target_of_the_users_keeps_the_projects_own_keys():
+    words = ["optimizer._target_=torch.optim.Adadelta", "optimizer.scale_lr=true", "+optimizer.rho=0.8"]
+    optimizer = checked(*words).optimizer
+    assert (optimizer.name, optimizer.scale_lr, optimizer.arguments()["rho"]) == ("sgd", True, 0.8)
+    assert "momentum" not in optimizer.arguments()  # sgd.yaml brought it along, and Adadelta has none
+
+
 def test_typed_keys_are_those_of_the_words():
     words = ["temperature=0.1", "+method.splits=2", "~augment.blur", "++m=3", "model@x=y", "data.root='a=b'"]
     assert typed_keys(words) == {"temperature", "method.splits", "augment.blur", "m", "model", "data.root"}
