@@ -93,7 +93,7 @@ def taken_by(path: str) -> Taken:
 def foreign_keys(group: str, section: Mapping[str, object]) -> list[str]:
     """The keys with a value that only the target can judge: neither the project's own nor in a file of the group for it."""
     schema = Config.model_fields[group].annotation
-    assert schema and issubclass(schema, Component)
+    assert isinstance(schema, type) and issubclass(schema, Component)
     known = {*_own_keys(group, str(section.get("_target_"))), *schema.OWN, *HYDRAS}
     return [key for key, value in section.items() if value is not None and key not in known]
 
