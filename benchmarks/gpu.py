@@ -1,35 +1,31 @@
-"""Images a second on a GPU, what each part of a step costs, and how far from the card's limits that is.
+"""Images per second on a GPU, what each part of a step costs, and how far from the card's limits that is.
 
     python benchmarks/gpu.py                    # MoCo, symmetric MoCo, SimCLR and NPID with ResNet-18 and ResNet-50
-    python benchmarks/gpu.py --only simclr      # what has this in its name, such as "moco resnet18 reference"
+    python benchmarks/gpu.py --only simclr      # what has this in its name, for example "moco resnet18 reference"
     python benchmarks/gpu.py --tiny             # the same path on a CPU in seconds; its figures mean nothing
 
-`ours` is moco/training.py's loop on configurations from conf/: images and views on the device, bf16, channels_last and a
-fused optimizer. `foreach` has the optimizer that torch takes without a word, `compiled` has compile=true, `graph` has each
-backbone as a CUDA graph, which holds one pass and so is not for symmetric MoCo. `reference` is the published code's way: the
-same method in fp32, images one by one through torchvision's transforms in a DataLoader, the loss read at every step. The
-batch is one for all; images are random, or those of --data.
+`ours` is Trainer.train_step on configurations from conf/: images and views on the device, bf16, channels_last and a fused
+optimizer. `foreach` has the optimizer that torch takes by default, `compiled` has compile=true, `graph` has each backbone as a
+CUDA graph, which holds one pass and so is not for symmetric MoCo. `reference` is the way of the published code: the same method
+in fp32, images one by one through torchvision's transforms in a DataLoader, the loss read at every step. All have the same
+batch size; images are random, or those of --data.
 
-Rates are held against what this card gives in the same run to a large matrix product and to a large copy. Operations are
-counted, two a multiply-add; bytes are the least that a part must move. `host ms` is what it takes to ask the device for a part:
+Rates are compared with those of a large matrix product and of a large copy on this card in the same run. Operations are
+counted, two for a multiply-add; bytes are the least that a part must move. `host ms` is the time to ask the device for a part:
 where it comes near `ms`, the device waits for the host. Prints JSON; exits with 1 where something failed.
 """
 
 import argparse
-import contextlib
 import copy
 import functools
 import gc
-import io
 import itertools
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -40,15 +36,15 @@ from torchvision import transforms
 from views import TwoViews
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from moco.config import schema as config
+from moco.config.check import check
 from moco.config.compose import composed
-from moco.data.dataset import Dataset
-from moco.runs.lease import Stopped
+from moco.config.schema import Config
+from moco.data import Dataset
 from moco.runs.run import Run
-from moco.tracking.wandb_mirror import NoTracker
-from moco.training import pretrain as jobs
-from moco.training.components import Parts
-from moco.training.trainer import fit
+from moco.tracking.tracker import Tracker
+from moco.training.components import Components
+from moco.training.pretrain import trainable
+from moco.training.trainer import Trainer
 
 EPOCH, WARM = 50_000, 5  # images of an epoch; steps before the clock starts
 METHODS = {
@@ -57,21 +53,21 @@ METHODS = {
     "simclr": ["method=simclr"],
     "npid": ["method=npid"],
 }
-# In this order, each until so great a share of the time is over: compiling takes long, and a failed capture of a graph can
-# leave the random generator unusable, so these two come last.
-# Without a word of `fused` it is true on a GPU; None leaves the choice to torch, which is foreach; False takes its slow loop.
-VARIANTS: dict[str, tuple[float, dict[str, Any]]] = {
-    "ours": (0.95, {}),
-    "foreach": (0.95, {"fused": None}),
-    "reference": (0.95, {"fused": None, "precision": "fp32"}),
-    "compiled": (0.65, {"compile": True}),
-    "graph": (0.9, {}),
+# In this order, each with the share of the time after which it does not begin any more: compiling takes long, and a failed
+# capture of a graph can leave the random generator unusable, so these two come last.
+# `fused` is true on a GPU unless it is given; null leaves the choice to torch, which takes foreach; false takes its slow loop.
+VARIANTS = {
+    "ours": (0.95, []),
+    "foreach": (0.95, ["+optimizer.fused=null"]),
+    "reference": (0.95, ["+optimizer.fused=null", "precision=fp32"]),
+    "compiled": (0.65, ["compile=true"]),
+    "graph": (0.9, []),
 }
 RATIOS = [("ours", "reference"), ("ours", "foreach"), ("compiled", "ours"), ("graph", "ours")]
 
 
 @functools.cache
-def dataset(size: int, root: str | None, images: int) -> Dataset:
+def dataset(size: int, images: int, root: str | None = None) -> Dataset:
     """The data set packed in the file `root`, or random images."""
     if root:
         return Dataset(**torch.load(root, mmap=True, weights_only=True))
@@ -85,7 +81,7 @@ def sync() -> None:
 
 
 def clock(call: Callable[[], Any], seconds: float) -> tuple[float, float]:
-    """Seconds of a call among many, and of the host alone to ask for one."""
+    """Seconds of a call among many, and the seconds that the host takes to ask for one."""
     host = []
     for _ in range(3):
         sync()
@@ -102,7 +98,7 @@ def clock(call: Callable[[], Any], seconds: float) -> tuple[float, float]:
 
 
 def limits(tiny: bool) -> tuple[float, float]:
-    """Operations a second of a large matrix product, bytes a second of a large copy (read and written)."""
+    """Operations per second of a large matrix product, bytes per second of a large copy (read and written)."""
     side, size, seconds, device = (256, 2**22, 0.1, "cpu") if tiny else (8192, 2**30, 1.0, "cuda")
     a = torch.randn(side, side, device=device, dtype=torch.float32 if tiny else torch.bfloat16)
     source = torch.zeros(size, dtype=torch.uint8, device=device)
@@ -110,53 +106,33 @@ def limits(tiny: bool) -> tuple[float, float]:
     return 2 * side**3 / clock(lambda: a @ a, seconds)[0], 2 * size / clock(lambda: target.copy_(source), seconds)[0]
 
 
-def loop(
-    cfg: Any, parts: Parts, method: Any, optimizer: Any, factor: Callable[[int], float], views: Any, seconds: float
-) -> float:
-    """Seconds of a step of `fit`, which asks the schedule at every step and so lets itself be timed and ended."""
-    signals = SimpleNamespace(received=None, save=False)
-    began = took = 0.0
-
-    def timed(step: int) -> float:
-        nonlocal began, took
-        if step == WARM:
-            sync()
-            began = time.monotonic()
-        elif step > WARM and time.monotonic() - began > seconds:
-            sync()
-            took, signals.received = (time.monotonic() - began) / (step - WARM), "enough"
-        return factor(step)
-
-    silence = contextlib.redirect_stderr(io.StringIO())  # of the lines that fit writes, one an epoch
-    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Stopped), silence:
-        run = Run(folder)
-        with run.claim(what="benchmark") as claim:
-            fit(
-                cfg,
-                run,
-                claim,
-                parts.data.train_images,
-                method,
-                optimizer,
-                timed,
-                views,
-                lambda: {"knn/top1": 0.0},
-                parts.autocast,
-                NoTracker(),
-                signals,
-            )
-    return took
+def loop(parts: Components, method: Any, optimizer: Any, schedule: Callable[[int], float], seconds: float) -> float:
+    """Seconds of a step of the Trainer."""
+    trainer = Trainer(
+        parts.config,
+        Run("not written"),
+        images=parts.data.train_images,
+        method=method,
+        optimizer=optimizer,
+        schedule=schedule,
+        views=parts.views(),
+        evaluate=dict,
+        autocast=parts.autocast,
+        tracker=Tracker(),
+    )
+    method.train()
+    for _ in range(WARM):
+        trainer.train_step()
+    return clock(trainer.train_step, seconds)[0]
 
 
-def pieces(
-    cfg: Any, parts: Parts, method: Any, optimizer: Any, views: Any
-) -> dict[str, tuple[Callable[[], Any], float]]:
+def pieces(parts: Components, method: Any, optimizer: Any, views: Any) -> dict[str, tuple[Callable[[], Any], float]]:
     """What a step consists of: for each part a call, and the least bytes that it must move (0: no plain figure)."""
-    images = parts.data.train_images
-    index = torch.randperm(len(images), device=images.device)[: cfg["batch_size"]]
+    config, images = parts.config, parts.data.train_images
+    index = torch.randperm(len(images), device=images.device)[: config.batch_size]
     x = [views(images[index]) for _ in range(method.views)]
-    inputs = [torch.cat(x)] if cfg["method"]["name"] == "simclr" else x[: 1 + bool(cfg["method"].get("symmetric"))]
-    features = [torch.randn(len(v), cfg["feature_dim"], device=v.device, requires_grad=True) for v in x]
+    inputs = [torch.cat(x)] if config.method.name == "simclr" else x[: 1 + bool(config.method.symmetric)]
+    features = [torch.randn(len(v), config.feature_dim, device=v.device, requires_grad=True) for v in x]
     bare = copy.deepcopy(method)  # with the networks taken out, what is left is the loss and the queue or bank
     for name in {"encoder", "head", "key_encoder", "key_head"} & {name for name, _ in bare.named_children()}:
         setattr(bare, name, torch.nn.Identity())
@@ -200,10 +176,10 @@ def pieces(
     return calls
 
 
-def graph_backbones(cfg: Any, parts: Parts, method: Any, views: Any) -> None:
-    """Puts a CUDA graph in place of each backbone's forward and backward pass."""
-    x = views(parts.data.train_images[: cfg["batch_size"]])
-    x = torch.cat([x, x]) if cfg["method"]["name"] == "simclr" else x
+def graph_backbones(parts: Components, method: Any, views: Any) -> None:
+    """Replaces the forward and backward pass of each backbone by a CUDA graph."""
+    x = views(parts.data.train_images[: parts.config.batch_size])
+    x = torch.cat([x, x]) if parts.config.method.name == "simclr" else x
     method.train()
     with torch.autocast(parts.device.type, torch.bfloat16, cache_enabled=False):  # a cached cast would miss the graph
         for name, part in method.named_children():
@@ -224,12 +200,12 @@ class Samples(TwoViews):
         return i, *(self.transform(image) for _ in range(self.views))
 
 
-def reference(cfg: Any, parts: Parts, method: Any, optimizer: Any, seconds: float, workers: int) -> float:
-    """Seconds of a step of the plain loop, once the batches that were made in advance are used up."""
+def reference(parts: Components, method: Any, optimizer: Any, seconds: float, workers: int) -> float:
+    """Seconds of a step of the plain loop, after the batches that were made in advance are used up."""
     method.train().to(memory_format=torch.contiguous_format)
     loader = torch.utils.data.DataLoader(
         Samples(parts.data.train_images.cpu(), method.views),
-        batch_size=cfg["batch_size"],
+        batch_size=parts.config.batch_size,
         shuffle=True,
         drop_last=True,
         num_workers=workers,
@@ -250,44 +226,39 @@ def reference(cfg: Any, parts: Parts, method: Any, optimizer: Any, seconds: floa
     return (time.monotonic() - began) / (i - skipped)
 
 
-def measure(cfg: Any, variant: str, peak: float, rate: float, seconds: float, workers: int) -> dict[str, Any]:
+def measure(config: Config, variant: str, peak: float, rate: float, seconds: float, workers: int) -> dict[str, Any]:
     """What there is to say of one variant of one configuration."""
-    parts = Parts(cfg, cfg["device"])
-    method, optimizer, factor = jobs._trainable(cfg, parts)
+    parts = Components(config, config.device)
+    method, optimizer, schedule = trainable(parts)
     views = parts.views()
     if parts.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     if variant == "graph":
-        graph_backbones(cfg, parts, method, views)
+        graph_backbones(parts, method, views)
     if variant == "reference":
-        step = reference(cfg, parts, method, optimizer, seconds, workers)
+        step = reference(parts, method, optimizer, seconds, workers)
     else:
-        step = loop(cfg, parts, method, optimizer, factor, views, seconds)
-    speed = cfg["batch_size"] / step
-    found = {"images/s": speed, "ms a step": 1e3 * step, f"seconds an epoch of {EPOCH} images": EPOCH / speed}
+        step = loop(parts, method, optimizer, schedule, seconds)
+    speed = config.batch_size / step
+    found: dict[str, Any] = {"images/s": speed, "ms per step": 1e3 * step}
+    found[f"seconds per epoch of {EPOCH} images"] = EPOCH / speed
     if parts.device.type == "cuda":
         found["peak memory, GB"] = torch.cuda.max_memory_allocated() / 1e9
     if variant not in ("ours", "compiled"):
         return found
-    found |= {"parts": {}, "operations a step": 0}
-    for name, (call, moved) in pieces(cfg, parts, method, optimizer, views).items():
+    found |= {"parts": {}, "operations per step": 0}
+    for name, (call, moved) in pieces(parts, method, optimizer, views).items():
         took, host = clock(call, seconds / 4)
         found["parts"][name] = part = {"ms": 1e3 * took, "host ms": 1e3 * host}
         if moved:
-            part["least bytes a second / copy"] = moved / took / rate
+            part["least bytes per second / copy"] = moved / took / rate
         else:
             with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
                 call()
-            part["operations a second / matrix product"] = counter.get_total_flops() / took / peak
-            found["operations a step"] += counter.get_total_flops()
-    found["operations a second / matrix product"] = found["operations a step"] / step / peak
+            part["operations per second / matrix product"] = counter.get_total_flops() / took / peak
+            found["operations per step"] += counter.get_total_flops()
+    found["operations per second / matrix product"] = found["operations per step"] / step / peak
     return found | {"sum of parts / step": sum(part["ms"] for part in found["parts"].values()) / (1e3 * step)}
-
-
-@functools.cache
-def checked(*words: str) -> dict[str, Any]:
-    """The configuration that train.py would get."""
-    return config.check(composed(words))
 
 
 def arguments() -> argparse.Namespace:
@@ -326,7 +297,7 @@ def main() -> int:
         "epochs=1000",
         "eval_every=1000",
         "checkpoint_minutes=1000",
-        *([f"data.root='{os.path.abspath(args.data)}'"] if args.data else []),
+        *([f"+data.root='{os.path.abspath(args.data)}'"] if args.data else []),
     ]
     peak, rate = limits(args.tiny)
     results: dict[str, dict[str, Any]] = {}
@@ -341,12 +312,10 @@ def main() -> int:
             left_out.append(name)
             continue
         bank = ["m=50"] * (args.tiny and method != "simclr")
-        cfg = checked(*words, *models[model], *METHODS[method], *bank) | changes
-        if "fused" in cfg:
-            cfg["optimizer"] = {**cfg["optimizer"], "fused": cfg.pop("fused")}
+        config = check(composed([*words, *models[model], *METHODS[method], *bank, *changes]))
         try:
-            found = measure(cfg, variant, peak, rate, seconds, workers)
-        except Exception as error:  # the others are worth having all the same
+            found = measure(config, variant, peak, rate, seconds, workers)
+        except Exception as error:  # the others are still worth having
             found, failed = {"error": f"{type(error).__name__}: {error}"[:300]}, True
         results.setdefault(point, {})[variant] = found
         print(f"{name}: {found.get('error') or round(found['images/s'])}", file=sys.stderr, flush=True)

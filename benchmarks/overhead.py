@@ -4,9 +4,9 @@
     python benchmarks/overhead.py local           # two jobs at a time here, all twenty at once there, as each does
     python benchmarks/overhead.py slurm           # on the private cluster of the tests (Debian: slurm-wlm munge, as root)
 
-Both compose the same 20 points from conf/ and start as many processes, whose jobs return at once. Ours checks and
-identifies each point besides, claims its folder and writes its result. The two take turns; what counts is the median of
-the rounds' wall clocks from the command's start to its end, when all points are done. Prints JSON.
+Both compose the same 20 points from conf/ and start as many processes, whose jobs return at once. Ours also checks and
+identifies each point, holds its run and writes its result. The two take turns; what counts is the median over the rounds of
+the seconds from the start of the command to its end, when all points are done. Prints JSON.
 """
 
 import json
@@ -32,15 +32,16 @@ WORDS = {
 
 
 def run_ours() -> None:
-    """train.py with jobs that hold the claim and write a result, but train nothing."""
-    from moco.launch import job as tasks
+    """train.py with jobs that hold the run and write a result, but train nothing."""
+    from moco.launch import job
+    from moco.runs.lease import Place
 
-    class Idle(tasks.Job):  # defined here, it travels by value
-        def work(self, **details) -> None:
-            with self.task.run.claim(what="train", **details):
-                self.task.run.write_result({"knn/top1": 0.0})
+    class Idle(job.Job):  # defined here, it travels by value
+        def _work(self, place: Place) -> None:
+            with self.run.lease("train", "", place):
+                self.run.write_result({"knn/top1": 0.0})
 
-    tasks.Job = Idle  # type: ignore[misc]
+    job.Job = Idle  # type: ignore[misc]
 
     @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
     def main(cfg: DictConfig) -> None:
@@ -86,9 +87,9 @@ def compare(where: str, env: dict[str, str]) -> dict:
     return {
         "where": where,
         "points": POINTS,
-        "seconds a point": {who: round(v, 3) for who, v in points.items()},
+        "seconds per point": {who: round(v, 3) for who, v in points.items()},
         "times as fast": {f"a {where} point as hydra-submitit-launcher": round(points["theirs"] / points["ours"], 2)},
-        "seconds a command": rounds,
+        "seconds per command": rounds,
         "cores": os.cpu_count(),
     }
 
@@ -101,7 +102,7 @@ if __name__ == "__main__":
         del sys.argv[1]
         run_theirs()
     elif sys.argv[1:] == ["slurm"]:
-        sys.path.append(str(ROOT / "tests" / "slurm"))
+        sys.path.append(str(ROOT / "tests" / "launch" / "slurm"))
         from cluster import Cluster
 
         with tempfile.TemporaryDirectory() as shared, Cluster(Path(shared) / "slurm") as cluster:

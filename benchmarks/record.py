@@ -19,10 +19,14 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from moco.config import schema as config
+from moco.config.check import check, typed_keys
 from moco.config.compose import composed
+from moco.config.places import CODE
+from moco.config.schema import Config
+from moco.protocols import KNN, LINEAR, LINEAR_CACHED
+from moco.runs.identity import folder_name
 from moco.runs.lease import EXIT_STOPPED
-from moco.runs.run import Run, folder_name
+from moco.runs.run import Run
 
 STAGES = {"simclr_cifar": ["eval_every=5"], "simclr_leftthomas": ["eval_every=5", "linear_eval=true"]}
 TINY = [
@@ -42,13 +46,13 @@ TINY = [
 
 def train(words: list[str], run: Run, seconds: float) -> tuple[int, float]:
     """Runs train.py for so long after it took hold of the run; its exit code, and the seconds that are left."""
-    command = [sys.executable, str(config.ROOT / "train.py"), *words]
+    command = [sys.executable, str(CODE / "train.py"), *words]
     process = subprocess.Popen(command, stdout=sys.stderr)  # stdout is for the JSON alone
     began, told = time.monotonic(), False
     try:
         while process.poll() is None:
             holder = run.holder()
-            if not holder or holder["pid"] != process.pid:
+            if not holder or holder.pid != process.pid:
                 began = time.monotonic()  # before it holds the run, a signal would end it without a checkpoint
             elif not told and time.monotonic() - began >= seconds:
                 told = True
@@ -61,27 +65,29 @@ def train(words: list[str], run: Run, seconds: float) -> tuple[int, float]:
     return process.returncode, seconds - (time.monotonic() - began)
 
 
-def describe(cfg: dict[str, Any], run: Run, target: float) -> dict[str, Any]:
+def describe(config: Config, run: Run, target: float) -> dict[str, Any]:
     """How far the run is and how good, beside what its source reports."""
-    lines, result, published = run.metrics(), run.result or {}, cfg["recipe"]
+    lines: list[Any] = run.metrics()
+    result, published = run.result or {}, config.recipe
+    assert published
     trained = [line for line in lines if "train/loss" in line]
-    scored = [line for line in trained if "knn/top1" in line]
+    scored = [line for line in trained if KNN.top1 in line]
     last = trained[-1] if trained else {"epoch": 0, "step": 0, "seconds": 0.0}
-    reached = next((line for line in scored if line["knn/top1"] >= target), None)
+    reached = next((line for line in scored if line[KNN.top1] >= target), None)
     attempts = run.folder / "provenance.json"
     return {
-        "recipe": published["name"],
+        "recipe": published.name,
         "run": run.folder.name,
         "state": run.state(),
         "epoch": last["epoch"],
-        "epochs": cfg["epochs"],
+        "epochs": config.epochs,
         "seconds": last["seconds"],
-        "images/s": round(last["step"] * cfg["batch_size"] / last["seconds"], 1) if last["seconds"] else None,
-        "kNN top-1": {line["epoch"]: round(line["knn/top1"], 2) for line in scored},
+        "images/s": round(last["step"] * config.batch_size / last["seconds"], 1) if last["seconds"] else None,
+        "kNN top-1": {line["epoch"]: round(line[KNN.top1], 2) for line in scored},
         "target": target,
-        "reached": reached and {key: reached[key] for key in ("epoch", "seconds", "knn/top1")},
-        "linear top-1": result.get("linear/top1", result.get("linear_cached/top1")),
-        "published": {key: published[key] for key in ("source", "knn", "linear")},
+        "reached": reached and {key: reached[key] for key in ("epoch", "seconds", KNN.top1)},
+        "linear top-1": result.get(LINEAR.top1, result.get(LINEAR_CACHED.top1)),
+        "published": {"source": published.source, "knn": published.knn, "linear": published.linear},
         "cards": [attempt["card"] for attempt in json.loads(attempts.read_text())] if attempts.exists() else [],
     }
 
@@ -100,11 +106,11 @@ def main() -> int:
     for recipe in args.recipe or STAGES:
         words = [f"recipe={recipe}", "tracker=none", f"runs_dir='{Path(args.runs_dir).absolute()}'", *STAGES[recipe]]
         words += TINY * args.tiny + args.words
-        cfg = config.named(config.check(composed(words)))
-        run = Run(Path(cfg["runs_dir"]) / folder_name(cfg))
+        config = check(composed(words), typed_keys(words))
+        run = Run(Path(config.runs_dir) / folder_name(config))
         if code == 0:  # also where the run is done: its linear evaluation may not be
             code, left = train(words, run, left)
-        stages.append(describe(cfg, run, args.target))
+        stages.append(describe(config, run, args.target))
     print(json.dumps({"done": code == 0, "minutes": args.minutes, "stages": stages}, indent=1))
     return code if code in (0, EXIT_STOPPED) else 1
 

@@ -2,15 +2,16 @@
 
     python benchmarks/step.py [--tiny]
 
-reference: the usual loop written plainly, PIL images through torchvision's transforms in a DataLoader (views.py), fp32, Adam; a
-    worker a core, as people set it.
-ours: moco.training.fit as train.py calls it, from images to the metrics line, in the precision that the hardware chooses.
+reference: the usual loop written plainly, PIL images through torchvision's transforms in a DataLoader (views.py), fp32, Adam;
+    one worker per core, as people set it.
+ours: moco.training.trainer.Trainer as train.py uses it, from images to the metrics line, in the precision that the hardware
+    chooses.
 bare: query forward and backward and key forward of the same network in the same precision and layout on images that are there
     already; what is above it is the cost of views, loss, queue, EMA, optimizer and logging.
 
-The three take turns, and the medians count. Prints JSON; the ratios' names say the precision, since cores without bf16 are not
-to be compared with cores that have it. tests/test_benchmarks.py holds that reference and ours give the same losses and weights
-on the same views.
+The three take turns, and the medians count. Prints JSON; the ratios' names include the precision, since cores without bf16
+cannot be compared with cores that have it. tests/test_benchmarks.py checks that reference and ours give the same losses and
+weights on the same views.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,10 @@ from views import MEAN, STD, TwoViews
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+if TYPE_CHECKING:
+    from moco.config.schema import Config
+    from moco.training.components import Components
+
 SETTINGS = {"feature_dim": 128, "m": 4096, "temperature": 0.1, "momentum": 0.99}
 
 
@@ -58,9 +63,9 @@ class Reference:
         return loss.item()
 
 
-def configuration(batch: int, tiny: bool) -> dict[str, Any]:
+def configuration(batch: int, tiny: bool) -> "Config":
     """The same in this project's words."""
-    from moco.config import schema as config
+    from moco.config.check import check
     from moco.config.compose import composed
 
     words = [
@@ -73,32 +78,31 @@ def configuration(batch: int, tiny: bool) -> dict[str, Any]:
         "k=1",
         "tracker=none",
         f"batch_size={batch}",
+        "data=digits",  # in whose place the images are put
+        f"data.mean={list(MEAN)}",
+        f"data.std={list(STD)}",
         *(f"{key}={v}" for key, v in SETTINGS.items()),
     ]
     words += ["model=small", "model.widths=[8,16]"] if tiny else ["model=resnet18"]
-    return config.check(composed(words))
+    return check(composed(words))
 
 
-def on_images(cfg: dict[str, Any], images: Tensor) -> dict[str, Any]:
-    """The configuration with these images in place of a data set's."""
+def components(config: "Config", images: Tensor) -> "Components":
+    """What the configuration builds, with these images in place of its data set's."""
+    from moco.data import Dataset
+    from moco.training.components import Components
+
+    parts = Components(config, "cpu")
     labels = torch.zeros(len(images), dtype=torch.long)
-    held = {"train_images": images, "train_labels": labels, "test_images": images[:1], "test_labels": labels[:1]}
-    data = {
-        "_target_": "moco.data.dataset.Dataset",
-        "validation": 0.0,
-        "mean": MEAN,
-        "std": STD,
-        "classes": ["all"],
-        **held,
-    }
-    return {**cfg, "data": data}
+    parts.data = Dataset(images, labels, images[:1], labels[:1], ["all"])
+    return parts
 
 
-def reference(images: Tensor, batch: int, cfg: dict[str, Any]) -> float:
-    """Images a second, the workers' start and the first step apart."""
-    from moco.config.schema import build
+def reference(images: Tensor, batch: int, config: "Config") -> float:
+    """Images per second, without the start of the workers and the first step."""
+    from moco.config.components import instantiate
 
-    encoder = build(cfg["model"])
+    encoder = instantiate(config.model)
     network = nn.Sequential(encoder, nn.Linear(encoder.num_features, SETTINGS["feature_dim"]))
     queue = F.normalize(torch.randn(int(SETTINGS["m"]), int(SETTINGS["feature_dim"])), dim=1)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, weight_decay=1e-6)
@@ -115,42 +119,39 @@ def reference(images: Tensor, batch: int, cfg: dict[str, Any]) -> float:
     return n / (time.monotonic() - started)
 
 
-def ours(images: Tensor, batch: int, cfg: dict[str, Any]) -> float:
-    """Images a second of fit, from its first image to its metrics line."""
+def ours(images: Tensor, batch: int, config: "Config") -> float:
+    """Images per second of a training, from its first image to its line of metrics."""
     from moco.runs.run import Run
-    from moco.tracking.wandb_mirror import NoTracker
-    from moco.training import pretrain as jobs
-    from moco.training.components import Parts
-    from moco.training.trainer import Signals, fit
+    from moco.tracking.tracker import Tracker
+    from moco.training.pretrain import trainable
+    from moco.training.signals import Signals
+    from moco.training.trainer import Trainer
 
     with tempfile.TemporaryDirectory() as folder, Signals() as signals:
         run = Run(Path(folder) / "moco")
-        parts = Parts(on_images(cfg, images), "cpu")
-        method, optimizer, factor = jobs._trainable(cfg, parts)
-        with run.claim(what="benchmark") as claim:
-            fit(
-                cfg,
+        parts = components(config, images)
+        method, optimizer, schedule = trainable(parts)
+        with run.lease("benchmark") as lease:
+            trainer = Trainer(
+                config,
                 run,
-                claim,
-                parts.data.train_images,
-                method,
-                optimizer,
-                factor,
-                parts.views(),
-                lambda: {"knn/top1": 0.0},
-                parts.autocast,
-                NoTracker(),
-                signals,
+                images=images,
+                method=method,
+                optimizer=optimizer,
+                schedule=schedule,
+                views=parts.views(),
+                evaluate=lambda: {"knn/top1": 0.0},
+                autocast=parts.autocast,
+                tracker=Tracker(),
             )
+            trainer.fit(lease, signals)
         [line] = run.metrics()
     return line["step"] * batch / line["seconds"]
 
 
-def bare(images: Tensor, batch: int, cfg: dict[str, Any]) -> float:
-    """Images a second of the passes alone."""
-    from moco.training.components import Parts
-
-    parts = Parts(on_images(cfg, images), "cpu")
+def bare(images: Tensor, batch: int, config: "Config") -> float:
+    """Images per second of the passes alone."""
+    parts = components(config, images)
     query = parts.encoder.to(parts.device).train()
     key = copy.deepcopy(query).requires_grad_(False)
     x = torch.randn(batch, 3, 32, 32, device=parts.device).contiguous(memory_format=torch.channels_last)
@@ -173,11 +174,11 @@ def bare(images: Tensor, batch: int, cfg: dict[str, Any]) -> float:
 
 def rounds(n: int, steps: int, batch: int, tiny: bool) -> Iterator[dict[str, float]]:
     images = torch.randint(0, 256, (steps * batch, 3, 32, 32), dtype=torch.uint8)
-    cfg = configuration(batch, tiny)
+    config = configuration(batch, tiny)
     for i in range(n):
-        found = {"reference": reference(images, batch, cfg)}
-        found |= {"ours": ours(images, batch, cfg), "bare": bare(images, batch, cfg)}
-        print(f"round {i + 1} of {n}, images a second: {found}", file=sys.stderr, flush=True)
+        found = {"reference": reference(images, batch, config)}
+        found |= {"ours": ours(images, batch, config), "bare": bare(images, batch, config)}
+        print(f"round {i + 1} of {n}, images per second: {found}", file=sys.stderr, flush=True)
         yield found
 
 
@@ -185,7 +186,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="a small network for a few steps: shows that it runs")
     tiny = parser.parse_args().tiny
-    from moco.training.components import choose_bf16
+    from moco.training.device import choose_bf16
 
     precision = "bf16" if choose_bf16("auto", torch.device("cpu")) else "fp32"
     torch.set_num_threads(os.cpu_count() or 1)
@@ -194,7 +195,7 @@ if __name__ == "__main__":
     print(
         json.dumps(
             {
-                "images a second": {name: round(value, 1) for name, value in speed.items()},
+                "images per second": {name: round(value, 1) for name, value in speed.items()},
                 "times as fast": {
                     f"step in {precision} as {name}": round(speed["ours"] / speed[name], 3)
                     for name in ("reference", "bare")

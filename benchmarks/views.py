@@ -1,9 +1,9 @@
-"""Views a second: batched augmentation against torchvision's transforms on PIL images, on the same cores.
+"""Views per second: batched augmentation against torchvision's transforms on PIL images, on the same cores.
 
     python benchmarks/views.py
 
-The reference is what the published code does: one image at a time through torchvision's transforms, in a DataLoader with a
-worker a core. Both make MoCo's two views of 32 x 32 images (conf/augment/moco.yaml); tests/test_augment.py holds that their
+The reference is what the published code does: one image at a time through torchvision's transforms, in a DataLoader with one
+worker per core. Both make MoCo's two views of 32 x 32 images (conf/augment/moco.yaml); tests/augment checks that their
 distributions agree. Prints JSON; `chunk` is how many images the batched views work on at a time.
 """
 
@@ -52,7 +52,7 @@ class TwoViews(torch.utils.data.Dataset):
 
 
 def reference(images: torch.Tensor) -> float:
-    """Views a second of the DataLoader, its start apart."""
+    """Views per second of the DataLoader, without its start."""
     loader = torch.utils.data.DataLoader(TwoViews(images), batch_size=BATCH, num_workers=os.cpu_count() or 1)
     batches = iter(loader)
     next(batches)
@@ -63,7 +63,7 @@ def reference(images: torch.Tensor) -> float:
 
 
 def batched(images: torch.Tensor, chunk: int) -> float:
-    """Views a second of moco.augment."""
+    """Views per second of moco.augment."""
     section = yaml.safe_load((Path(__file__).parents[1] / "conf/augment/moco.yaml").read_text())
     settings = {key: value for key, value in section.items() if key not in ("name", "_target_", "normalize")}
     make = augment.Augment(mean=MEAN, std=STD, **settings)

@@ -17,7 +17,7 @@ from common import ROOT, python
 from torch import nn
 
 from moco.methods import MoCo
-from moco.models.resnet import SmallResNet
+from moco.models import SmallResNet
 from moco.runs.run import Run
 
 sys.path.append(str(ROOT / "benchmarks"))
@@ -95,11 +95,11 @@ def test_gpu_measures_every_method_and_each_part_of_its_step(tmp_path: Path) -> 
         for variant in ("ours", "compiled"):
             keys = {"key forward", "EMA"} if "moco" in point else set()
             assert set(found[variant]["parts"]) == PARTS | keys
-            assert {"images/s", "sum of parts / step", "operations a second / matrix product"} <= set(found[variant])
+            assert {"images/s", "sum of parts / step", "operations per second / matrix product"} <= set(found[variant])
     assert report["left out, the time was over"] == [] and list(tmp_path.iterdir()) == []
     report.pop("workers of the reference")
     assert all(math.isfinite(number) and number > 0 for number in figures(report))
-    operations = {point: found["ours"]["operations a step"] for point, found in report["results"].items()}
+    operations = {point: found["ours"]["operations per step"] for point, found in report["results"].items()}
     assert operations["npid small"] < operations["simclr small"] < operations["moco symmetric small"]
 
 
@@ -136,7 +136,7 @@ def test_record_stops_in_time_with_a_checkpoint_and_goes_on_to_the_end(tmp_path:
     done = python(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert report["done"] and [stage["recipe"] for stage in report["stages"]] == ["simclr_cifar", "simclr_seed"]
+    assert report["done"] and [stage["recipe"] for stage in report["stages"]] == ["simclr_cifar", "simclr_leftthomas"]
     assert report["stages"][0]["run"] == first["run"] and len(report["stages"][0]["cards"]) == 2
     for stage in report["stages"]:
         assert stage["state"] == "done" and stage["epoch"] == stage["epochs"] == 6
