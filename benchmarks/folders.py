@@ -94,7 +94,7 @@ if __name__ == "__main__":
                     "runs": n,
                     "seconds": {**seconds, "a plain loop": round(loop, 1)},
                     "times as fast": {
-                        f"{name} as a plain loop": round(loop / value, 2) for name, value in seconds.items()
+                        f"{name} as a plain loop": round(loop / value, 4) for name, value in seconds.items()
                     },
                     "megabytes of runs": round(size / 1e6),
                     "megabytes of report": round(page.stat().st_size / 1e6, 1),
