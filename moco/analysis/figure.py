@@ -52,9 +52,7 @@ def figure(runs: Sequence[Run], out: Path) -> None:
         _legend(sheet, places.flat[0])
         known = sheet.canvas.get_supported_filetypes()
         if out.suffix.removeprefix(".").lower() not in known:
-            raise UserError(
-                f"{out}: the format '{out.suffix}' is not supported, give one of {', '.join(sorted(known))}"
-            )
+            raise UserError(f"{out} should end in one of {', '.join(f'.{ending}' for ending in sorted(known))}")
         sheet.savefig(out, dpi=160)
     finally:
         pyplot.close(sheet)

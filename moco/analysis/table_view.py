@@ -9,6 +9,7 @@ from moco.analysis.records import is_number
 from moco.analysis.statistics import Score
 from moco.analysis.table import MULTIPLY_ADDS, PARAMS, SETTINGS, Row, is_published
 from moco.analysis.terminal import Column, draw, fit
+from moco.io import Json
 from moco.runs.settings import swept
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def drawn(rows: Sequence[Row], width: int) -> "list[RenderableType]":
     if fit(columns, width).dropped:
         columns = [_ids(column, rows) if column.name == "path" else column for column in columns]
     dropped = fit(columns, width).dropped
-    same = [column for column in columns if column.name in dropped and _is_same(column, rows)]
+    same = [column for column in columns if column.name in dropped and column.name in _same(rows)]
     table, note = draw([column for column in columns if column not in same], width)
     shared = ", ".join(f"{column.name}={next(filter(None, column.cells))}" for column in same)
     notes = "\n".join(filter(None, [shared and f"The same in all rows: {shared}", note]))
@@ -56,28 +57,36 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
 
 def _ranks(rows: Sequence[Row]) -> dict[str, int]:
     """For each column when it goes, the highest rank first; 0 for those that stay."""
-    keys = {head: key for key, head in SETTINGS.items()}
-    ours = [row for row in rows if not is_published(row)]
     others = [head for head in heads(rows) if head not in (*STAY, *IMPORTANT, *USEFUL, *SIZES)]
-    flats = [
-        {
-            keys.get(head, head): value
-            for head, value in row.items()
-            if not isinstance(value, Score) and head not in SIZES
-        }
-        for row in ours
-    ]
-    needed = swept([{key: flat[key] for key in flat if key not in WORDS} for flat in flats])
-    varying = [head for head in others if keys.get(head, head) in needed]
+    chosen = _chosen(rows)
+    varying = [head for head in others if head in chosen]
     order = [*IMPORTANT, *varying, *USEFUL, *(head for head in others if head not in varying), *SIZES]
-    same = [head for head in order if ours and head in ours[0] and len({str(row[head]) for row in ours}) == 1]
-    ranked = [*(head for head in order if head not in same), *same]
-    return {**{head: i for i, head in enumerate(ranked, 1)}, **dict.fromkeys(STAY, 0)}
+    same = _same(rows)
+    order = [*(head for head in order if head not in same), *(head for head in order if head in same)]
+    return {**{head: i for i, head in enumerate(order, 1)}, **dict.fromkeys(STAY, 0)}
 
 
-def _is_same(column: Column, rows: Sequence[Row]) -> bool:
-    """Whether the column says the same in all of our rows."""
-    return len({text for text, row in zip(column.cells, rows) if not is_published(row)}) == 1
+def _chosen(rows: Sequence[Row]) -> set[str]:
+    """The columns of settings that vary and that no choice of a method, model ... determines."""
+    keys = {head: key for key, head in SETTINGS.items()}
+    settings = [head for head in heads(rows) if head not in (*STAY, *USEFUL, *SIZES)]
+    flats: list[dict[str, Json]] = [
+        {keys.get(head, head): value for head in settings if not isinstance(value := row[head], Score)}
+        for row in _ours(rows)
+    ]
+    needed = swept(flats)
+    return {head for head in settings if keys.get(head, head) in needed}
+
+
+def _same(rows: Sequence[Row]) -> set[str]:
+    """The columns of settings and sizes that are the same in all of our rows."""
+    ours = _ours(rows)
+    found = [head for head in heads(ours) if head not in (*STAY, *USEFUL)]
+    return {head for head in found if len({str(row[head]) for row in ours}) == 1}
+
+
+def _ours(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if not is_published(row)]
 
 
 def _ids(path: Column, rows: Sequence[Row]) -> Column:

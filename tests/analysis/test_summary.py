@@ -1,18 +1,18 @@
-"""Statistics over seeds against closed forms and a bootstrap by enumeration; the answer in words."""
+"""Configurations over their seeds, and the answer in words."""
 
-import itertools
 import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from folders import write_run
+from folders import point, write_run
 
+from moco.analysis.configurations import Configuration, configurations, ranked, scored
 from moco.analysis.records import look
-from moco.analysis.summary import configurations, difference, ranked, sentences
+from moco.analysis.statistics import difference
+from moco.analysis.summary import sentences
 from moco.runs.run import Run, all_runs
 
 A, B = [81.2, 82.9, 82.1], [80.4, 81.9, 80.1]
@@ -32,11 +32,8 @@ def seeds(finish: Callable[..., Path]) -> Callable[..., list[Path]]:
     ]
 
 
-def read(folder: Path) -> Any:
+def read(folder: Path) -> list[Configuration]:
     return configurations(look(all_runs(folder))[0])
-
-
-# Statistics
 
 
 def test_seeds_fold_into_mean_deviation_and_count_best_first(seeds, finish, tmp_path: Path) -> None:
@@ -48,42 +45,22 @@ def test_seeds_fold_into_mean_deviation_and_count_best_first(seeds, finish, tmp_
     assert [c.label for c in order] == ["temperature=0.1", "temperature=0.2"] and len(found) == 3
     for configuration, values in zip(order, (A, B)):
         assert sorted(configuration.values("knn/top1")) == sorted(values)
-        expected = {"mean": pytest.approx(sum(values) / 3), "std": pytest.approx(statistics.stdev(values)), "n": 3}
-        assert configuration.score("knn/top1") == expected
+        score = configuration.score("knn/top1")
+        expected = (pytest.approx(sum(values) / 3), pytest.approx(statistics.stdev(values)), 3)
+        assert score is not None and (score.mean, score.std, score.n) == expected
     assert [c.label for c in ranked(found, "linear/top1")] == ["temperature=0.1"]
     assert order[1].score("linear/top1") is None
+    assert [(c.label, score.n) for c, score in scored(found, "knn/top1")] == [(c.label, 3) for c in order]
 
 
-def test_difference_has_the_bootstrap_interval_of_all_resamples() -> None:
-    means = lambda values: [np.mean(draw) for draw in itertools.product(values, repeat=len(values))]  # noqa: E731
-    differences = [a - b for a in means(A) for b in means(B)]
-    low, high = np.percentile(differences, [2.5, 97.5])
-    found = difference(A, B)
-    assert found.mean == pytest.approx(np.mean(A) - np.mean(B))
-    assert found.low == pytest.approx(low, abs=0.04) and found.high == pytest.approx(high, abs=0.04)
-    assert difference(A, B) == found  # the same each time
-    turned = difference(B, A)
-    assert (turned.mean, turned.low) == (pytest.approx(-found.mean), pytest.approx(-found.high, abs=0.08))
-
-
-def test_of_many_seeds_the_interval_is_the_normal_one() -> None:
-    draw = np.random.default_rng(0)
-    a, b = draw.normal(3, 2, 400), draw.normal(0, 1, 300)
-    found = difference(a, b)
-    half = 1.96 * np.sqrt(a.var(ddof=1) / 400 + b.var(ddof=1) / 300)
-    middle = a.mean() - b.mean()
-    assert [found.low, found.high] == pytest.approx([middle - half, middle + half], abs=0.1 * half)
-
-
-def test_of_three_seeds_the_interval_is_as_narrow_as_is_said() -> None:
-    draw = np.random.default_rng(1)
-    found = [difference(draw.normal(size=3), draw.normal(size=3)) for _ in range(150)]
-    assert 0.7 < np.mean([f.low <= 0 <= f.high for f in found]) < 0.9
-
-
-def test_equal_values_and_single_ones() -> None:
-    assert difference([50.0, 50.0], [49.0, 49.0]) == (1, 1, 1)
-    assert difference([50.0], [49.0, 48.0]) is None and difference([50.0, 51.0], [49.0]) is None
+def test_minutes_and_speed_are_means_over_the_finished_seeds(finish, tmp_path: Path) -> None:
+    for seed, seconds in enumerate((1200.0, 2400.0)):
+        finish(f"seed={seed}", seconds=seconds)
+    finish("seed=2", epochs=5)
+    [configuration] = read(tmp_path / "runs")
+    images = 390 * 200 * 512  # steps of each of 200 epochs, 512 images per step
+    assert configuration.minutes == 30 and len(configuration.entries) == 3
+    assert configuration.images_per_second == pytest.approx((images / 1200 + images / 2400) / 2)
 
 
 def test_labels_are_the_method_or_what_was_swept(finish, tmp_path: Path) -> None:
@@ -144,7 +121,7 @@ def test_picking_on_the_test_set_is_said(finish, answer, tmp_path: Path) -> None
     first = finish("temperature=0.1", top1=51.0)
     assert "test set" not in answer()  # nothing was picked
     finish("temperature=0.2")
-    assert "kNN was measured on the test set, and the best setting picked by it" in answer()
+    assert "kNN was measured on the test set, and the best setting was picked by it" in answer()
     held = [finish(f"temperature={t}", "data.validation=0.1") for t in (0.1, 0.2)]
     assert "test set" not in answer([Run(folder) for folder in held])
     assert answer([Run(first), Run(held[0])]).count("One configuration has finished") == 2
@@ -170,22 +147,22 @@ def test_what_has_no_result_is_named_by_its_state(finish, answer, checked, tmp_p
     finish("seed=0")
     half, failed = finish("seed=1", epochs=5), finish("seed=2", epochs=1, error="RuntimeError: no")
     damaged = finish("seed=3")
-    (damaged / "config.yaml").write_text("{")
+    (damaged / "config.json").write_text("{")
     runs = [*all_runs(tmp_path / "runs"), Run(tmp_path / "runs" / "moco-x-y-absentabse")]
     ids = [folder.name.rpartition("-")[2] for folder in (half, failed)]
     last = answer(runs).splitlines()[-1]
-    assert last.startswith("Not in it are 4 of 5 runs: ") and f"1 pending ({ids[0]})" in last
+    assert last.startswith("4 of 5 runs are not included: ") and f"1 pending ({ids[0]})" in last
     assert (
         f"1 failed ({ids[1]})" in last
         and f"1 damaged ({damaged.name})" in last
         and "1 missing (moco-x-y-absent" in last
     )
-    with Run(half).claim():
+    with Run(half).lease():
         assert f"1 running ({ids[0]})" in answer(runs)
 
 
 def test_many_are_counted_and_a_few_named(checked, answer, tmp_path: Path) -> None:
     for seed in range(7):
-        write_run(tmp_path / "runs", {**checked(), "seed": seed}, epochs=2)
+        write_run(tmp_path / "runs", point(checked(), {"seed": seed}), epochs=2)
     assert answer().splitlines()[0] == "No run has finished yet."
-    assert "Not in it are 7 of 7 runs: 7 pending (" in answer() and answer().count(",") == 3 and " ...)" in answer()
+    assert "7 of 7 runs are not included: 7 pending (" in answer() and answer().count(",") == 3 and " ...)" in answer()

@@ -1,0 +1,48 @@
+"""Fixtures: folders of runs of three kinds, made once for all that draws them."""
+
+import itertools
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from folders import point, write_run, write_sweep
+
+from moco.config.schema import Config
+
+TEMPERATURES, QUEUES = (0.07, 0.1, 0.2), (512, 4096, 32768)
+
+
+@pytest.fixture(scope="session")
+def places(tmp_path_factory: pytest.TempPathFactory, base: Callable[..., Config]) -> dict[str, Path]:
+    """Run folders: three methods; a grid with three seeds and all that can go wrong; a random search of a thousand."""
+    root, draw = tmp_path_factory.mktemp("report"), random.Random(0)
+    for i, method in enumerate(("moco", "simclr", "npid")):
+        cfg = base(
+            f"method={method}", "epochs=10", "batch_size=128", "method.splits=1" if method == "moco" else "k=200"
+        )
+        write_run(root / "three", cfg, top1=40.0 + i, linear_cached=60.0 - i, seconds=1000.0 + 100 * i)
+    cfg, folders = base("recipe=moco_cifar", "epochs=40"), []
+    for t, m, seed in itertools.product(TEMPERATURES, QUEUES, range(3)):
+        scores = {
+            "top1": 75 + 5 * (t == 0.1) + draw.gauss(0, 0.5),
+            "linear": 80 + draw.gauss(0, 0.5),
+            "seconds": 900 + m / 50,
+        }
+        folders.append(write_run(root / "grid", point(cfg, {"temperature": t, "m": m, "seed": seed}), **scores))
+    folders.append(write_run(root / "grid", point(cfg, {"temperature": 0.5}), epochs=7))
+    folders.append(
+        write_run(root / "grid", point(cfg, {"temperature": 0.6}), epochs=3, error="RuntimeError: <b>no</b>\n")
+    )
+    damaged = write_run(root / "grid", point(cfg, {"temperature": 0.7}))
+    (damaged / "config.json").write_text("{")
+    (damaged / "metrics.jsonl").write_bytes(b"\xff\n17\n")
+    write_sweep(root / "grid", "both", [*folders, damaged, root / "grid" / "moco-x-y-absentabse"])
+    (root / "grid" / "photos").mkdir()
+    cfg = base("recipe=moco_cifar", "epochs=20")
+    for _ in range(1000):
+        t, lr = round(10 ** draw.uniform(-1.5, 0), 5), round(10 ** draw.uniform(-3, 0), 6)
+        changes = {"temperature": t, "optimizer.lr": lr, "m": draw.choice(QUEUES)}
+        write_run(root / "many", point(cfg, changes), top1=70 - 20 * abs(math.log10(t * 10)) + draw.gauss(0, 1))
+    return {name: root / name for name in ("three", "grid", "many")}

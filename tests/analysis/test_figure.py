@@ -1,0 +1,40 @@
+"""The figure for a paper, in each of its formats."""
+
+from pathlib import Path
+
+import pytest
+
+from moco.__main__ import main
+
+pytest.importorskip("matplotlib")
+BEGINNINGS = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
+
+
+@pytest.mark.parametrize("ending", BEGINNINGS)
+def test_the_figure(places: dict[str, Path], tmp_path: Path, ending: str) -> None:
+    for name in ("three", "grid"):
+        out = tmp_path / f"{name}.{ending}"
+        assert main(["plot", "--runs-dir", str(places[name]), "-o", str(out)]) == 0
+        assert out.read_bytes().startswith(BEGINNINGS[ending])
+    if ending == "svg":  # in the names of axes: of its panel and of the heat map
+        assert (tmp_path / "grid.svg").read_text().count("<!-- temperature -->") == 2
+
+
+def test_a_random_search_of_a_thousand(places: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "many.svg"
+    assert main(["plot", "--runs-dir", str(places["many"]), "-o", str(out)]) == 0
+    assert {f"<!-- {name} -->" for name in ("temperature", "optimizer.lr", "epoch")} <= set(
+        line.strip() for line in out.read_text().splitlines()
+    )
+
+
+def test_what_cannot_be_drawn_is_one_line(places: dict[str, Path], finish, tmp_path: Path, capsys) -> None:
+    finish(epochs=3)
+    for runs_dir, out, message in (
+        (places["three"], "r.docx", "r.docx should end in one of ."),
+        (places["three"], "no/such/folder/r.png", "no/such/folder/r.png cannot be written"),
+        (tmp_path / "runs", "r.png", "none of these runs has been evaluated yet: there is nothing to plot"),
+    ):
+        assert main(["plot", "--runs-dir", str(runs_dir), "-o", str(tmp_path / out)]) == 1
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ") and message in line and not (tmp_path / out).exists()

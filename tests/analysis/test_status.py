@@ -1,0 +1,222 @@
+"""Where runs stand: read off folders, printed plainly, drawn in terminals, watched in a real one."""
+
+import contextlib
+import dataclasses
+import io
+import os
+import pty
+import re
+import select
+import struct
+import sys
+import termios
+import time
+from collections.abc import Callable, Sequence
+from fcntl import ioctl
+from pathlib import Path
+
+import pytest
+from common import ROOT
+from rich.console import Console
+
+from moco.__main__ import main
+from moco.analysis import status
+from moco.analysis.status import Standing, standings, text
+from moco.io import write_json
+from moco.launch.slurm_client import QueueEntry
+from moco.runs.lease import Holder, Place, born, machine
+from moco.runs.run import Run, all_runs
+from moco.runs.state import State
+
+IMPORTANT = ("id", "state", "epoch", "kNN", "settings")
+MANY = [
+    Standing("abcdefghij", State.DONE, "temperature=0.07 m=512", 200, 200, 5.1234, 81.25, 88.5),
+    Standing(
+        "bcdefghijk", State.RUNNING, "temperature=0.07 m=65536", 31, 200, 6.5, 48.33, None, 7777.0, "n17:gpu 0", "12"
+    ),
+    Standing("cdefghijkl", State.QUEUED, "temperature=0.1 m=512", where="Resources", job="1234567_13"),
+    Standing("defghijklm", State.OUT_OF_MEMORY, "temperature=0.1 m=65536", 3, 200, 7.25, 11.0, job="1234567_14"),
+    Standing("efghijklmn", State.PENDING, "temperature=0.2 m=512"),
+]
+
+
+def hold(run: Run, place: Place, **progress: float) -> None:
+    """A lease of a process that lives: this one."""
+    pid, now = os.getpid(), time.time()
+    holder = Holder("x", machine(), "node7", pid, born(pid), now, "train", "cuda:0", place, progress)
+    write_json(run.folder / "lease.json", dataclasses.asdict(holder))
+
+
+@pytest.fixture
+def runs(finish: Callable[..., Path]) -> list[Run]:
+    """One done, one that runs in a slot, one that failed, one that waits."""
+    made = [
+        finish("seed=0", top1=81.0, linear_cached=85.0),
+        finish("seed=1", epochs=30),
+        finish("seed=2", epochs=3, error="no"),
+        finish("seed=3", epochs=5),
+    ]
+    runs = [Run(folder) for folder in made]
+    hold(runs[1], Place("s", "seed=1", "local", "77", "gpu0", "0"), epoch=31.0, loss=6.5, left=7777.0)
+    runs[1].note_job("77", "log", "local", "s")
+    return runs
+
+
+def test_standings_are_what_the_folders_and_the_queue_say(runs: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    runs[3].note_job("12_3", "log", "slurm", "s")
+    monkeypatch.setattr(status.slurm, "queued", lambda runs: {"12_3": QueueEntry("PENDING", "Resources")})
+    done, running, failed, queued = standings(runs)
+    assert done == Standing(runs[0].id, State.DONE, "seed=0", 200, 200, done.loss, 81.0, 85.0)
+    assert (running.state, running.epoch, running.epochs, running.loss) == (State.RUNNING, 31, 200, 6.5)
+    assert (running.left, running.where, running.job, running.linear) == (7777.0, "node7:gpu 0", "77", None)
+    assert running.knn == runs[1].last_metrics()["knn/top1"] and running.settings == "seed=1"
+    assert (failed.state, failed.epoch, failed.knn, failed.where) == (State.FAILED, 3, None, "")
+    assert (queued.state, queued.where, queued.job) == (State.QUEUED, "Resources", "12_3")
+
+
+def test_what_other_programs_wrote_is_shown_as_damaged_or_left_out(finish, tmp_path: Path, capsys) -> None:
+    finish("seed=0")
+    for i, (name, content) in enumerate(
+        [
+            ("lease.json", "[1]"),
+            ("lease.json", '{"machine": 3}'),
+            ("job.json", "17"),
+            ("job.json", '{"queue": "slurm"}'),
+            ("metrics.jsonl", "7\nnull\n{"),
+            ("metrics.jsonl", "\xff\x00"),
+            ("config.json", "\xff"),
+            ("result.json", ""),
+            ("error.txt", "\xff"),
+        ]
+    ):
+        folder = finish(f"seed={i + 1}", epochs=3)
+        (folder / name).write_bytes(content.encode("latin-1"))
+    assert main(["status", "--runs-dir", str(tmp_path / "runs")]) == 0
+    out = capsys.readouterr().out
+    assert all(run.id in out for run in all_runs(tmp_path / "runs"))
+    assert "config.json cannot be read" in out and "result.json cannot be read" in out
+    assert out.splitlines()[-1] == "4 damaged, 4 pending, 1 done, 1 failed"
+
+
+def test_plain_text_has_full_width_and_no_colours() -> None:
+    lines = text(MANY).splitlines()
+    assert lines[0].split() == ["id", "state", "epoch", "loss", "kNN", "linear", "left", "where", "job", "settings"]
+    assert lines[2].split() == ["bcdefghijk", "running", "31/200", "6.5000", "48.33", "2h09m", "n17:gpu", "0", "12"] + [
+        "temperature=0.07",
+        "m=65536",
+    ]
+    starts = [line.index("temperature=") for line in lines[1:6]]
+    assert len(set(starts)) == 1 and starts[0] == lines[0].index("settings")
+    assert lines[-1] == "1 done, 1 running, 1 queued, 1 out of memory, 1 pending" and "\033" not in text(MANY)
+    assert "linear" not in text(MANY[2:]) and "left" not in text(MANY[2:])  # empty columns are left out
+
+
+def drawn(found: Sequence[Standing], width: int, **options: object) -> str:
+    out = io.StringIO()
+    status.show(found, Console(file=out, width=width, **options))  # type: ignore[arg-type]
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 160])
+def test_what_matters_stays_whole_in_a_terminal(width: int) -> None:
+    shown = drawn(MANY, width)
+    lines = [line.rstrip() for line in shown.splitlines()]
+    assert all(len(line) <= width for line in lines) and "…" not in shown
+    assert set(IMPORTANT) <= set(lines[0].split())
+    words = set(shown.split())
+    for one in MANY:
+        numbers = {} if one.epoch is None else {f"{one.epoch}/{one.epochs}", f"{one.knn:.2f}"}
+        assert {one.id, *one.state.split(), *one.settings.split(), *numbers} <= words
+    left_out = [name for name in ("loss", "linear", "left", "where", "job") if name not in lines[0].split()]
+    assert bool(left_out) == (width < 160)
+    assert not left_out or lines[-1] == f"Not shown in {width} columns: {', '.join(left_out)}"
+
+
+def test_states_have_colours_in_a_terminal() -> None:
+    shown = drawn(MANY, 160, force_terminal=True, color_system="standard", legacy_windows=False)
+    colours = {
+        state: re.search(rf"\033\[([\d;]+)m *{state}", shown)[1]  # type: ignore[index]
+        for state in ("done", "running", "queued", "out of memory", "pending")
+    }
+    assert colours == {"done": "32", "running": "36", "queued": "33", "out of memory": "31", "pending": "2"}
+
+
+def test_on_a_short_screen_what_happens_now_comes_first() -> None:
+    done = [dataclasses.replace(MANY[0], id=f"done{i:06d}") for i in range(40)]
+    for found, height in (([*done, *MANY[1:]], 20), (MANY, 9)):
+        console = Console(file=io.StringIO(), width=160, height=height)
+        lines = console.render_lines(status._screen(found, 5, console), pad=False)
+        texts = ["".join(segment.text for segment in line).rstrip() for line in lines]
+        assert len(texts) == height - 1 and texts[-1] == "" and texts[-2] == "..."
+        assert "1 running" in texts[1]
+        rows = [line.split()[0] for line in texts if re.match(r"[a-z]{4}\w{6} ", line)]
+        assert rows[:2] == ["bcdefghijk", "cdefghijkl"]
+    console = Console(file=io.StringIO(), width=160, height=40)
+    whole = console.render_lines(status._screen(MANY, 5, console), pad=False)
+    assert [line[0].text.split()[0] for line in whole[4:9]] == [one.id for one in MANY]
+
+
+def test_watching_into_a_pipe_prints_plain_tables_until_all_have_ended(capsys) -> None:
+    looks = iter([MANY, [MANY[0], MANY[3]]])
+    status.watch(lambda: next(looks), 0.01, None)
+    out = capsys.readouterr().out
+    assert (
+        out.count("every 0.01s, Ctrl-C ends") == 2 and out.endswith("1 done, 1 out of memory\n") and "\033" not in out
+    )
+
+
+def terminal(command: list[str], width: int, height: int, talk: Callable[[Callable[[str], str], int], None]) -> str:
+    """What a command wrote into a terminal of that size; talk(wait, pid), where wait(text) returns when text has come."""
+    child, master = pty.fork()
+    if child == 0:
+        ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+        # Without the COLUMNS that readline has set behind Python's back, which would count more than the terminal's size.
+        environment = {**os.environ, "TERM": "xterm", "PYTHONPATH": str(ROOT)}
+        os.execve(sys.executable, [sys.executable, *command], environment)
+    seen = b""
+
+    def wait(wanted: str) -> str:
+        nonlocal seen
+        deadline = time.monotonic() + 60
+        while wanted.encode() not in seen and time.monotonic() < deadline:
+            with contextlib.suppress(OSError):  # it has ended
+                seen += os.read(master, 65536) if select.select([master], [], [], 1)[0] else b""
+        assert wanted.encode() in seen, seen.decode()
+        return seen.decode()
+
+    talk(wait, master)
+    with contextlib.suppress(OSError):  # it has ended
+        while chunk := os.read(master, 65536):
+            seen += chunk
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, seen.decode()
+    return seen.decode()
+
+
+def test_watch_redraws_in_place_and_ctrl_c_ends_it_quietly(runs: list[Run]) -> None:
+    runs_dir = str(runs[0].folder.parent)
+    command = ["-m", "moco", "status", "--watch", "--seconds", "0.2", "--runs-dir", runs_dir]
+
+    def talk(wait: Callable[[str], str], master: int) -> None:
+        wait("31/200")
+        hold(runs[1], Place(), epoch=32.0, loss=6.25, left=60.0)
+        wait("32/200")
+        os.write(master, b"\x03")
+
+    seen = terminal(command, 80, 30, talk)
+    assert "Traceback" not in seen and "KeyboardInterrupt" not in seen
+    first, _, later = seen.partition("31/200")
+    assert "\033[1A" in later  # the cursor went up, the next table stands in the same place
+    last = re.sub(r"\033\[[\d;?]*[A-Za-z]", "", seen.rpartition("id ")[2])
+    assert "32/200" in last and "1 running" in last and "seed=3" in last
+
+
+def test_in_a_terminal_the_table_fits_and_in_a_pipe_it_is_markdown(finish, tmp_path: Path, capsys) -> None:
+    finish("recipe=moco_cifar", top1=81.25)
+    words = ["table", "--runs-dir", str(tmp_path / "runs")]
+    shown = terminal(["-m", "moco", *words], 60, 30, lambda wait, master: None)
+    plain = re.sub(r"\033\[[\d;?]*[A-Za-z]", "", shown)
+    assert "81.25" in plain and "K=200" in plain and "| " not in plain
+    assert max(len(line.rstrip()) for line in plain.splitlines()) <= 60, plain
+    assert main(words) == 0
+    assert capsys.readouterr().out.startswith("| Protocol | Method |")
+    assert "| kNN |" in terminal(["-m", "moco", *words, "--format", "markdown"], 60, 30, lambda wait, master: None)
