@@ -15,7 +15,7 @@ from moco.io import replacing
 def cached(key: str, make: Callable[[], Dataset]) -> Dataset:
     """What `make` returns, kept in the user's cache folder under a hash of `key`.
 
-    A cache that cannot be read or written is no error: the data set is made again then.
+    It is not an error if the cache cannot be read or written; the data set is made again then.
     """
     folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "moco"
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.pt"

@@ -19,7 +19,7 @@ def test_npid_loss_and_bank():
         bank, x = model.bank.clone(), torch.randn(4, 5)
         torch.manual_seed(step)
         rows = model.sample(index)
-        if z is None:  # from the first batch alone: mean(exp) * num_images
+        if z is None:  # from the first batch only: mean(exp) * num_images
             scores = torch.stack([bank[rows[i]].double() @ F.normalize(x[i].double(), dim=0) for i in range(4)]) / 0.1
             z = scores.exp().mean().item() * 30
         torch.manual_seed(step)
