@@ -1,5 +1,6 @@
 """What training and linear evaluation build alike from a configuration, on the device."""
 
+import sys
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -12,6 +13,7 @@ from moco.data import Dataset
 from moco.errors import UserError
 from moco.evaluation.features import Labelled, features
 from moco.evaluation.knn import knn
+from moco.models.cpu_kernels import guard_convolutions
 from moco.models.modes import channels_last, eval_mode
 from moco.protocols import KNN, KNN_HEAD
 from moco.training.device import choose_bf16, choose_device
@@ -44,6 +46,10 @@ class Components:
         self.encoder: nn.Module = channels_last(instantiate(config.model))
         self.data = data.to(self.device)
         self.bf16 = choose_bf16(config.precision, self.device)
+        if self.device.type == "cpu":
+            side = config.augment.size or data.train_images.shape[-1]
+            if said := guard_convolutions(self.encoder, side, bf16=self.bf16):
+                print(f"model={config.model.name}: {said}", file=sys.stderr, flush=True)
 
     def views(self, **changes: object) -> Views:
         """The augmentation of the configuration, or with other values."""
