@@ -57,10 +57,12 @@ def _evaluate(asked: LinearEval) -> float | None:
     if (asked.run is None) == (asked.sweep is None):
         raise UserError("run is missing: give the id or folder of a finished run, run=<id>, or sweep=<name>")
     if asked.sweep:
-        from moco.launch.plan import exit_code, launch, linear_tasks
+        from moco.launch.options import known
+        from moco.launch.plan import exit_code, launch
+        from moco.launch.preflight import linear_tasks
         from moco.runs.sweep import Sweep
 
-        options = OmegaConf.to_object(HydraConfig.get().launcher)
+        options = known(OmegaConf.to_object(HydraConfig.get().launcher))
         ends = launch(linear_tasks(asked), options, Sweep(asked.runs_dir, asked.sweep), rerun=asked.rerun)
         if code := exit_code(ends):
             sys.exit(code)

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from moco.errors import UserError
 
+LOCK_SECONDS = 60.0  # a lock is held for milliseconds; who waits longer waits in vain
 Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
 
 
@@ -56,16 +57,22 @@ def locked(path: Path) -> Iterator[None]:
     """Holds a lock that the kernel frees when the process dies.
 
     Raises:
-        UserError: the file system has no locks.
+        UserError: the file system has no locks, or a process keeps this one.
     """
     import filelock
 
+    # Without the second argument a file that no kernel frees would stand in for the lock where there are none.
+    lock = filelock.FileLock(path, fallback_to_soft=False)
     try:
-        lock = filelock.FileLock(path)
-        lock.acquire()
-    except (NotImplementedError, OSError) as error:
+        lock.acquire(timeout=LOCK_SECONDS)
+    except filelock.Timeout as error:
         raise UserError(
-            f"{path} cannot be locked ({error}): give a runs_dir on a file system with locks (NFS: mount it without nolock)"
+            f"{path} has been locked by another process for {LOCK_SECONDS:.0f} s: end it, or give another runs_dir"
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be locked ({error.strerror or error}): give a runs_dir on a file system with locks (NFS: mount it "
+            "without nolock)"
         ) from error
     try:
         yield

@@ -1,148 +1,77 @@
-"""From a sweep's points to jobs: check all of them, drop what is done or running, freeze the rest and queue it.
+"""From tasks to jobs: leave out what is done or running, freeze the rest, launch it and report how it ended.
 
-State is read from the folders, never from a queue's own memory.
+State is read from the runs' folders, never from a launcher's own memory.
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, Protocol
 
-from moco.analysis.records import describe, settings
-from moco.config import schema as config
 from moco.errors import UserError
-from moco.launch import local as queues
 from moco.launch import slurm_client as slurm
 from moco.launch.job import Task
+from moco.launch.local import LocalLauncher
+from moco.launch.options import LauncherOptions, LocalOptions, SlurmOptions
+from moco.launch.preflight import in_vain, merged
+from moco.launch.slurm import SlurmLauncher
+from moco.protocols import KNN
 from moco.runs.lease import EXIT_STOPPED
-from moco.runs.run import Run, find, flatten, folder_name
+from moco.runs.state import State
 from moco.runs.sweep import Sweep
 
-ENDED_WELL = ("done", "submitted", "running elsewhere")
+ENDED_WELL = (State.DONE, State.QUEUED, State.RUNNING)  # the last two where nobody waits for SLURM's jobs
 
 
-def preflight(points: Sequence[tuple[str, Callable[[], Mapping[str, Any]]]]) -> list[Task]:
-    """One task a point, in order; equal points share a run.
+class Plan(NamedTuple):
+    """What is left of the tasks, and the state of each run. What is neither started nor awaited is done."""
 
-    Args:
-        points: of each point its overrides, for messages, and a function that composes it.
-
-    Raises:
-        UserError: all bad points, a line for each thing that is wrong; nothing has been written.
-    """
-    problems, composed = [], []
-    for name, compose in points:
-        try:
-            composed.append((name, compose()))
-        except Exception as error:  # Hydra's, OmegaConf's and the user's resolvers' alike
-            problems += [f"{name}: {str(error).splitlines()[0]}"]
-    # In a sweep over methods a key that one of them lacks is dropped there: those points are one run.
-    fold = len({c["method"]["name"] for _, c in composed if "method" in c}) > 1
-    tasks = []
-    for name, values in composed:
-        try:
-            tasks.append(_task(values, fold))
-        except UserError as error:
-            problems += [f"{name}: {line}" for line in str(error).splitlines()]
-    if problems:
-        raise UserError("\n".join(problems))
-    return label(tasks)
+    start: list[Task]
+    waiting: list[Task]  # for others, who work on them
+    states: dict[Path, State]
 
 
-def _task(values: Mapping[str, Any], fold: bool) -> Task:
-    if "method" not in values:
-        cfg = config.check(values, config.LinearEval)
-        if cfg["run"] is None:
-            raise UserError("run is missing: give the id or folder of a finished run, run=<id>")
-        return Task(find(cfg["runs_dir"], str(cfg["run"])), "linear_eval", cfg)
-    cfg = config.named(config.check(values, fold=fold))
-    config.check_arguments(cfg)
-    return Task(Run(Path(cfg["runs_dir"]).absolute() / folder_name(cfg)), "train", cfg)
+class Launcher(Protocol):
+    """Where tasks run: slots of this machine, or SLURM's arrays."""
+
+    def run(self, start: Sequence[Task], waiting: Sequence[Task]) -> dict[Path, State]:
+        """Does the tasks of a plan; how each run ended, by its folder, or how it stands where nobody waits."""
 
 
-def linear_tasks(cfg: dict[str, Any]) -> list[Task]:
-    """Linear evaluation of every finished run of the sweep that `cfg` (of linear_eval.py) names.
+def make(options: LauncherOptions, sweep: Sweep) -> Launcher:
+    """The launcher that takes these options.
 
     Raises:
-        UserError: there is no such sweep, or nothing in it is finished.
+        UserError: they belong to a launcher that somebody else wrote, or the launcher cannot work here.
     """
-    runs = Sweep(cfg["runs_dir"], cfg["sweep"]).runs()
-    done = [run for run in runs if run.result]
-    if len(done) < len(runs):
-        print(f"{len(runs) - len(done)} of {len(runs)} runs of sweep {cfg['sweep']} are not done: they are left out")
-    if not done:
-        raise UserError(f"no run of sweep {cfg['sweep']} is done: look at python -m moco status {cfg['sweep']}")
-    return label([Task(run, "linear_eval", cfg) for run in done])
+    if isinstance(options, SlurmOptions):
+        return SlurmLauncher(options, sweep)
+    assert isinstance(options, LocalOptions)
+    return LocalLauncher(options, sweep)
 
 
-def label(tasks: list[Task]) -> list[Task]:
-    """Gives each task the settings in which it differs from the others, as people would type them."""
-    flats = [settings(flatten(t.arguments) if t.what == "train" else t.run.flat_config) for t in tasks]
-    for task, text in zip(tasks, describe(flats)):
-        task.label = text or task.run.folder.name
-    return tasks
-
-
-def unique(tasks: Sequence[Task]) -> list[Task]:
-    """The tasks with each run once.
+def launch(tasks: Sequence[Task], options: LauncherOptions, sweep: Sweep, rerun: bool = False) -> dict[Path, State]:
+    """Does what the tasks ask for, one job per run; how each run ended, by its folder.
 
     Raises:
-        UserError: two linear evaluations of one run differ.
+        UserError: the launcher refuses; nothing stays half-submitted.
     """
-    found: dict[Path, Task] = {}
-    for task in tasks:
-        other = found.setdefault(task.run.folder, task)
-        # Not all arguments: one run may be named by its id and by its folder.
-        if task.what == "linear_eval" and any(task.arguments[key] != other.arguments[key] for key in ("probe", "seed")):
-            raise UserError(f"two linear evaluations of {task.run.folder.name} that differ: start one after the other")
-    return list(found.values())
-
-
-def plan(tasks: Sequence[Task], rerun: bool) -> tuple[list[Task], list[Task], dict[Path, str]]:
-    """Of the tasks those to start, those that run elsewhere and are awaited, and the state of each run.
-
-    What is in neither list is done.
-    """
-    queued = slurm.queued(task.run for task in tasks)
-    states = {task.run.folder: slurm.corrected(task.run, task.state(), queued) for task in tasks}
-    waiting = [t for t in tasks if states[t.run.folder] == "running" or slurm.queued_job(t.run, queued)]
-    held = {t.run.folder for t in waiting}
-    start = [t for t in tasks if t.run.folder not in held and (rerun or states[t.run.folder] != "done")]
-    return start, waiting, states
-
-
-def dry_run(tasks: Sequence[Task], rerun: bool) -> str:
-    """The table of points: what varies, state, and what would be started."""
-    start, waiting, states = plan(tasks, rerun)
-    todo = {t.run.folder: "start" for t in start} | {t.run.folder: "await" for t in waiting}
-    for task in start:
-        if task.what == "train" and task.run.checkpoint.exists() and not (rerun or task.run.order("knn").exists()):
-            todo[task.run.folder] = "resume"
-    rows = [(t.run.id, states[t.run.folder], todo.get(t.run.folder, ""), t.label) for t in tasks]
-    return "\n".join(f"{a}  {b:<9} {c:<7} {d}" for a, b, c, d in [("id        ", "state", "would", "point"), *rows])
-
-
-def launch(tasks: list[Task], options: Mapping[str, Any], sweep: Sweep, rerun: bool = False) -> dict[Path, str]:
-    """Runs or submits the tasks through the queue that `options` describe; the end of each, by its folder.
-
-    Raises:
-        UserError: the queue refuses; nothing stays half-submitted.
-    """
-    tasks = unique(tasks)
-    if options["dry_run"]:
+    if line := in_vain(tasks):
+        print(line)
+    tasks = merged(tasks)
+    if options.dry_run:
         print(dry_run(tasks, rerun))
-        return {task.run.folder: "done" for task in tasks}
-    queue = queues.make(options, sweep)
+        return {task.run.folder: State.DONE for task in tasks}
+    launcher = make(options, sweep)
     start, waiting, ends = plan(tasks, rerun)
     sweep.record([task.run.folder.name for task in tasks])
     for task in start:
         task.freeze(again=rerun)
     done = len(tasks) - len(start) - len(waiting)
-    print(
-        f"sweep {sweep.name}: {len(tasks)} points, {done} done, {len(waiting)} running elsewhere, {len(start)} to start"
-    )
+    runs = "1 run" if len(tasks) == 1 else f"{len(tasks)} runs"
+    print(f"sweep {sweep.name}: {runs}, {done} done, {len(waiting)} running elsewhere, {len(start)} to start")
     try:
-        ends |= queue.run(start, waiting)
+        ends |= launcher.run(start, waiting)
     except UserError:
         for task in start:
             task.withdraw()
@@ -151,8 +80,34 @@ def launch(tasks: list[Task], options: Mapping[str, Any], sweep: Sweep, rerun: b
     return ends
 
 
-def report(tasks: Sequence[Task], ends: Mapping[Path, str]) -> None:
-    """Every point that did not end well, with the tail of its own log."""
+def plan(tasks: Sequence[Task], rerun: bool) -> Plan:
+    """What is to be started of the tasks, each of another run, and what others work on."""
+    queued = slurm.queued(task.run for task in tasks)
+    states = {task.run.folder: slurm.corrected(task.run, task.state(), queued) for task in tasks}
+    start, waiting = list[Task](), list[Task]()
+    for task in tasks:
+        state = states[task.run.folder]
+        if state == State.RUNNING or slurm.queued_job(task.run, queued):
+            waiting.append(task)
+        elif rerun or state != State.DONE:
+            start.append(task)
+    return Plan(start, waiting, states)
+
+
+def dry_run(tasks: Sequence[Task], rerun: bool) -> str:
+    """The table of runs: state, what would be done, and what varies."""
+    start, waiting, states = plan(tasks, rerun)
+    would = {task.run.folder: "start" for task in start} | {task.run.folder: "await" for task in waiting}
+    for task in start:
+        again = rerun or task.run.order(KNN.prefix).exists()
+        if task.config and task.run.checkpoint.exists() and not again:
+            would[task.run.folder] = "resume"
+    rows = [(t.run.id, states[t.run.folder], would.get(t.run.folder, ""), t.label) for t in tasks]
+    return "\n".join(f"{a}  {b:<9} {c:<7} {d}" for a, b, c, d in [("id        ", "state", "would", "point"), *rows])
+
+
+def report(tasks: Sequence[Task], ends: Mapping[Path, State]) -> None:
+    """Every run that did not end well, with the tail of its own log."""
     for task in tasks:
         end = ends[task.run.folder]
         if end not in ENDED_WELL:
@@ -161,7 +116,7 @@ def report(tasks: Sequence[Task], ends: Mapping[Path, str]) -> None:
                 print(f"    {line}", file=sys.stderr)
 
 
-def exit_code(ends: Mapping[Path, str]) -> int:
+def exit_code(ends: Mapping[Path, State]) -> int:
     """0 where all ended well, EX_TEMPFAIL where some were stopped and none failed, else 1."""
     bad = {end for end in ends.values() if end not in ENDED_WELL}
-    return 0 if not bad else EXIT_STOPPED if bad <= {"stopped", "pending"} else 1
+    return 0 if not bad else EXIT_STOPPED if bad <= {State.STOPPED, State.PENDING} else 1

@@ -1,23 +1,51 @@
-"""SLURM's client programs: what is queued, how a job ended, cancel, requeue. Every call has a timeout. Imports no torch."""
+"""SLURM's client programs: what is queued, how a job ended, cancel, requeue. Each call has a time limit. Imports no torch."""
 
 import contextlib
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from moco.errors import UserError
-from moco.runs.lease import HEARTBEAT
+from moco.runs.lease import HEARTBEAT, Damaged
 from moco.runs.run import Run
+from moco.runs.state import State
 
-SILENT = 2.5 * HEARTBEAT  # so long without a heartbeat, a holder whose job is unknown is dead
-ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
+SILENT = 2.5 * HEARTBEAT  # a holder whose job is unknown is dead after so many seconds without a heartbeat
 NO_MEMORY = re.compile("oom.kill|out of memory|exceeded memory limit", re.IGNORECASE)
+WAITS = (
+    "PENDING",
+    "CONFIGURING",
+    "REQUEUED",
+    "REQUEUE_HOLD",
+    "REQUEUE_FED",
+    "SPECIAL_EXIT",
+)  # jobs that do not run yet
+ENDS = {  # how SLURM says that a job ended, for a run that did not say so itself
+    "BOOT_FAIL": State.NODE_FAIL,
+    "CANCELLED": State.CANCELLED,
+    "COMPLETED": State.KILLED,
+    "DEADLINE": State.TIMED_OUT,
+    "FAILED": State.KILLED,
+    "NODE_FAIL": State.NODE_FAIL,
+    "OUT_OF_MEMORY": State.OUT_OF_MEMORY,
+    "PREEMPTED": State.PREEMPTED,
+    "TIMEOUT": State.TIMED_OUT,
+}
+
+
+class QueueEntry(NamedTuple):
+    """A job in SLURM's queue: SLURM's own word for its state, why it waits, and its node."""
+
+    state: str
+    reason: str = ""
+    node: str = ""
 
 
 def job_id() -> str | None:
-    """The id of the queue's job that this process is, None outside of one."""
+    """The id of the job that this process is, in SLURM's queue or on this machine; None outside of one."""
     array, single = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_JOB_ID")
     if os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and single:
         return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else single
@@ -45,19 +73,19 @@ def max_array_size() -> int:
     return int(lines[0]) if lines else 1001
 
 
-def slurm_jobs() -> dict[str, dict[str, str]]:
-    """This user's jobs in SLURM's queue by id (arrays as 12_3): state, reason and node.
+def slurm_jobs() -> dict[str, QueueEntry]:
+    """This user's jobs in SLURM's queue by id (arrays as 12_3).
 
     Raises:
         UserError: SLURM does not answer.
     """
     out = _client("squeue", "--me", "--array", "--noheader", "--format=%i|%T|%r|%N")
     rows = [line.split("|") for line in out.splitlines() if line.count("|") == 3]
-    return {row[0]: {"state": row[1], "reason": row[2], "node": row[3]} for row in rows}
+    return {job: QueueEntry(state, reason, node) for job, state, reason, node in rows}
 
 
 def slurm_end(job: str) -> str | None:
-    """How SLURM says that a job ended (OUT_OF_MEMORY, TIMEOUT, ...), from accounting or else from the controller's memory."""
+    """SLURM's word for a job's state (OUT_OF_MEMORY, TIMEOUT, ...): from accounting, else from the controller's memory."""
     if shutil.which("sacct"):
         with contextlib.suppress(UserError):
             states = _client("sacct", "-j", job, "-X", "-n", "-P", "-o", "State").split()
@@ -70,59 +98,71 @@ def slurm_end(job: str) -> str | None:
     return None
 
 
-def queued(runs: Iterable[Run]) -> dict[str, dict[str, str]]:
+def queued(runs: Iterable[Run]) -> dict[str, QueueEntry]:
     """slurm_jobs, asked only where one of the runs was submitted to SLURM and SLURM is here to ask."""
-    submitted = any("slurm" in (place.get("queue") for place in (run.job() or {}, run.holder() or {})) for run in runs)
-    return slurm_jobs() if submitted and shutil.which("squeue") else {}
+    return slurm_jobs() if any(map(_submitted, runs)) and shutil.which("squeue") else {}
 
 
-def queued_job(run: Run, queue: Mapping[str, object]) -> str | None:
+def _submitted(run: Run) -> bool:
+    """Whether the run was given to SLURM, or is held by a job of SLURM's; one damaged run must not hide the others."""
+    with contextlib.suppress(Damaged):
+        job, holder = run.job(), run.holder()
+        return bool((job and job.queue == "slurm") or (holder and holder.place.queue == "slurm"))
+    return False
+
+
+def queued_job(run: Run, queue: Collection[str]) -> str | None:
     """The run's job where it is in SLURM's queue; the id of a local job is a process's and means nothing there."""
-    job = (run.job() if queue else None) or {}  # an empty queue is worth no look at the disk
-    return job["job"] if job.get("queue") == "slurm" and job["job"] in queue else None
+    job = run.job() if queue else None  # an empty queue is worth no look at the disk
+    return job.job if job and job.queue == "slurm" and job.job in queue else None
 
 
-def corrected(run: Run, state: str, queue: Mapping[str, Mapping[str, str]]) -> str:
-    """A state read off the disk, put right by SLURM's queue: that knows of a dead job before its heartbeat is stale.
+def corrected(run: Run, state: State, queue: Mapping[str, QueueEntry]) -> State:
+    """A state read off the disk, corrected by SLURM's queue, which knows of a dead job before its heartbeat is stale.
 
-    queued: it waits there, for the first time or again. killed: its job has ended, or nothing is known of it any more (or
-    here: it may be another cluster's) and its heartbeat is late.
+    Queued: it waits there, for the first time or again. Killed: its job has ended; or nothing is known of the job any more
+    (or here: it may be another cluster's) and the heartbeat is late.
     """
-    if state == "done":
-        return state
-    holder = run.holder() or {}
-    if state == "running" and holder.get("queue") == "slurm" and shutil.which("squeue"):
-        entry = queue.get(holder["job"])
-        if entry is None:
-            end = slurm_end(holder["job"])
-            return "killed" if end in ENDED or (end is None and run.silence() > SILENT) else state
-        return "queued" if entry["state"] == "PENDING" else state
-    if state != "running" and (known := queued_job(run, queue)):
-        entry = queue[known]
-        return "queued" if entry["state"] == "PENDING" else entry["state"].lower()
+    if state == State.RUNNING:
+        holder = run.holder()
+        if holder and holder.place.queue == "slurm" and shutil.which("squeue"):
+            return _corrected_running(run, str(holder.place.job), queue)
+    elif state != State.DONE and (known := queued_job(run, queue)):
+        return _in_queue(queue[known])
     return state
 
 
-def explain(run: Run, state: str) -> str:
-    """`killed` in more exact words: out of memory, timed out, preempted, node fail, cancelled.
+def _corrected_running(run: Run, job: str, queue: Mapping[str, QueueEntry]) -> State:
+    """The state of a run that a job of SLURM's holds."""
+    if job in queue:
+        return _in_queue(queue[job])
+    end = slurm_end(job)
+    dead = end in ENDS or (end is None and run.silence() > SILENT)
+    return State.KILLED if dead else State.RUNNING
+
+
+def _in_queue(entry: QueueEntry) -> State:
+    return State.QUEUED if entry.state in WAITS else State.RUNNING
+
+
+def explain(run: Run, state: State) -> State:
+    """More exactly than `killed`: out of memory, timed out, preempted, node fail or cancelled.
 
     Under srun SLURM's own state of a job that ran out of memory is FAILED; its log tells.
     """
-    if state not in ("killed", "pending"):
-        return state
     job = run.job()
-    if not job or job["queue"] != "slurm":
+    if state not in (State.KILLED, State.PENDING) or job is None or job.queue != "slurm":
         return state
     if any(NO_MEMORY.search(line) for line in run.log_tail(20)):
-        return "out of memory"
+        return State.OUT_OF_MEMORY
     if shutil.which("squeue") is None:
         return state
-    end = (slurm_end(job["job"]) or "").lower().replace("_", " ")
-    return {"timeout": "timed out", "": state, "failed": "killed", "completed": state}.get(end, end)
+    end = slurm_end(job.job) or ""
+    return state if end == "COMPLETED" else ENDS.get(end, state)
 
 
 def refusal(text: str) -> str:
-    """Why sbatch refused, in one line, with the partitions there are where it is about one."""
+    """Why sbatch refused, in one line, with the names of the partitions where it is about one."""
     reason = (text.strip() or "it does not say why").splitlines()[-1].removeprefix("sbatch: error: ")
     if "partition" in reason.lower():
         with contextlib.suppress(UserError):

@@ -1,19 +1,43 @@
 """A sweep on disk: runs/sweeps/<name>/sweep.json lists its runs and its launches. Imports no torch."""
 
 import contextlib
+import dataclasses
 import os
 import re
 import socket
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from moco.errors import UserError
-from moco.io import locked, read_json, write_json
+from moco.io import Json, locked, read_mapping, write_json
 from moco.runs.lease import born, machine
 from moco.runs.run import Run, all_runs, find
+
+
+@dataclass
+class Launch:
+    """One launch of a sweep, and the process that did it."""
+
+    time: float
+    command: str
+    host: str
+    machine: str
+    pid: int
+    born: str | None
+
+    @classmethod
+    def now(cls) -> "Launch":
+        """The launch by this process."""
+        pid = os.getpid()
+        return cls(time.time(), " ".join(sys.argv), socket.gethostname(), machine(), pid, born(pid))
+
+    @property
+    def lives(self) -> bool:
+        """Whether its process is one of this machine and has not ended."""
+        return self.machine == machine() and born(self.pid) == self.born
 
 
 class Sweep:
@@ -25,12 +49,24 @@ class Sweep:
         self.folder = self.runs_dir / "sweeps" / self.name
         self.path = self.folder / "sweep.json"
 
-    @property
-    def content(self) -> dict[str, Any]:
-        content = read_json(self.path)
-        return content if isinstance(content, dict) else {"name": self.name, "runs": [], "launches": []}
+    def members(self) -> list[str]:
+        """The names of its runs' folders; empty where there is no such sweep."""
+        return [str(name) for name in self._recorded("runs")]
 
-    def record(self, names: list[str]) -> None:
+    def launches(self) -> list[Launch]:
+        """All that were recorded."""
+        found = []
+        for launch in self._recorded("launches"):
+            with contextlib.suppress(TypeError):  # another version wrote it
+                found.append(Launch(**launch))  # type: ignore[arg-type]
+        return found
+
+    def _recorded(self, key: str) -> list[Json]:
+        """A list of sweep.json's; empty where there is none."""
+        recorded = (read_mapping(self.path) or {}).get(key)
+        return recorded if isinstance(recorded, list) else []
+
+    def record(self, names: Sequence[str]) -> None:
         """Adds a launch of these runs, by folder name.
 
         Raises:
@@ -41,21 +77,12 @@ class Sweep:
         except OSError as error:
             raise UserError(f"runs_dir={self.runs_dir} cannot be written ({error.strerror}): give another") from error
         with locked(self.folder / "lock"):
-            content = self.content
-            content["runs"] = list(dict.fromkeys([*content["runs"], *names]))
-            launch = {
-                "time": time.time(),
-                "command": " ".join(sys.argv),
-                "host": socket.gethostname(),
-                "machine": machine(),
-                "pid": os.getpid(),
-                "born": born(os.getpid()),
-            }
-            content["launches"].append(launch)
-            write_json(self.path, content)
+            members = list(dict.fromkeys([*self.members(), *names]))
+            launches = [*self._recorded("launches"), dataclasses.asdict(Launch.now())]
+            write_json(self.path, {"name": self.name, "runs": members, "launches": launches})
 
     def runs(self) -> list[Run]:
-        """Its runs that have a folder.
+        """Its runs.
 
         Raises:
             UserError: there is no such sweep; names those that exist.
@@ -63,12 +90,11 @@ class Sweep:
         if not self.path.exists():
             names = ", ".join(sweep_names(self.runs_dir)) or "none yet"
             raise UserError(f"there is no sweep {self.name} in {self.runs_dir}: there are {names}")
-        return [Run(self.runs_dir / name) for name in self.content.get("runs", [])]
+        return [Run(self.runs_dir / name) for name in self.members()]
 
     def launchers(self) -> list[int]:
         """Process ids of its launchers that live on this machine."""
-        here = [launch for launch in self.content["launches"] if launch["machine"] == machine()]
-        return [launch["pid"] for launch in here if born(launch["pid"]) == launch["born"]]
+        return [launch.pid for launch in self.launches() if launch.lives]
 
 
 def sweep_names(runs_dir: Path | str) -> list[str]:
@@ -99,6 +125,6 @@ def membership(runs_dir: Path | str) -> dict[str, list[str]]:
     """The sweeps that each run belongs to, by the name of its folder."""
     found: dict[str, list[str]] = {}
     for name in sweep_names(runs_dir):
-        for folder in Sweep(runs_dir, name).content.get("runs", []):
+        for folder in Sweep(runs_dir, name).members():
             found.setdefault(folder, []).append(name)
     return found

@@ -1,0 +1,123 @@
+"""What a launcher can be told: `hydra.launcher.*`, typed. Names that hydra-submitit-launcher has mean the same here."""
+
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from moco.errors import UserError
+
+Parameter: TypeAlias = bool | int | float | str | None  # of sbatch
+
+
+@dataclass
+class LauncherOptions:
+    """What both launchers take.
+
+    Attributes:
+        sweep: the sweep's name; None: that of the sweeps/ file, else the swept keys.
+        dry_run: print the points and their states, start nothing.
+        fail_fast: stop after so many failures; 0 = never.
+        snapshot: run from a copy of the tracked code.
+        timeout_min: minutes that a job may take; None: no limit.
+        cpus_per_task: cores of a job; None: the launcher's choice.
+        signal_delay_s: seconds between the warning that time is up and the end.
+        setup: shell lines before the job.
+
+    Raises:
+        UserError: a value that cannot be.
+    """
+
+    sweep: str | None = None
+    dry_run: bool = False
+    fail_fast: int = 0
+    snapshot: bool = False
+    timeout_min: int | None = None
+    cpus_per_task: int | None = None
+    signal_delay_s: int = 120
+    setup: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        _at_least(0, fail_fast=self.fail_fast, signal_delay_s=self.signal_delay_s)
+        _at_least(1, timeout_min=self.timeout_min, cpus_per_task=self.cpus_per_task)
+
+
+@dataclass
+class LocalOptions(LauncherOptions):
+    """Slots of this machine.
+
+    Attributes:
+        devices: auto, cpu, or a list of GPUs as CUDA_VISIBLE_DEVICES names them.
+        jobs_per_device: None: one on a GPU; without GPUs one per core, at most eight.
+    """
+
+    devices: Any = "auto"  # OmegaConf knows no union of text and list
+    jobs_per_device: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(1, jobs_per_device=self.jobs_per_device)
+        if self.devices not in ("auto", "cpu") and not (isinstance(self.devices, list) and self.devices):
+            raise UserError(
+                f"hydra.launcher.devices={self.devices} should be auto, cpu or a list of GPUs such as [0,1]"
+            )
+
+
+@dataclass
+class SlurmOptions(LauncherOptions):
+    """Job arrays of SLURM.
+
+    Attributes:
+        wait: follow the jobs to their ends.
+        array_parallelism: how many jobs may run at a time.
+        name: of the jobs, in SLURM's queue.
+        mem_gb: memory of a job.
+        additional_parameters: more of sbatch's, such as {reservation: mine}.
+    """
+
+    wait: bool = False
+    timeout_min: int | None = 60
+    array_parallelism: int = 256
+    name: str = "moco"
+    partition: str | None = None
+    nodes: int = 1
+    tasks_per_node: int = 1
+    gpus_per_node: int | None = None
+    gpus_per_task: int | None = None
+    cpus_per_gpu: int | None = None
+    mem_gb: float | None = None
+    mem_per_cpu: str | None = None
+    mem_per_gpu: str | None = None
+    gres: str | None = None
+    qos: str | None = None
+    account: str | None = None
+    constraint: str | None = None
+    exclude: str | None = None
+    comment: str | None = None
+    srun_args: list[str] | None = None
+    additional_parameters: dict[str, Parameter] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(1, array_parallelism=self.array_parallelism)
+        if (self.nodes, self.tasks_per_node) != (1, 1):
+            raise UserError("hydra.launcher.nodes and tasks_per_node are 1 for each point: a run is one process")
+        if self.fail_fast and not self.wait:
+            raise UserError(
+                "hydra.launcher.fail_fast on SLURM takes a launcher that stays: add hydra.launcher.wait=true"
+            )
+
+
+def _at_least(least: int, **values: int | None) -> None:
+    for name, value in values.items():
+        if value is not None and value < least:
+            raise UserError(f"hydra.launcher.{name}={value} should be a whole number of at least {least}")
+
+
+def known(options: object) -> LauncherOptions:
+    """The options, where they are those of a launcher of ours.
+
+    Raises:
+        UserError: they belong to a launcher that somebody else wrote.
+    """
+    if isinstance(options, LauncherOptions):
+        return options
+    raise UserError("a sweep of linear evaluations takes hydra/launcher=local or hydra/launcher=slurm")

@@ -1,0 +1,208 @@
+"""Sweeps on this machine: slots, leases, kills, Ctrl-C. Real processes."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from common import ENVIRONMENT, python
+from sweeping import LONG, SHORT, TRAIN, attempts, leases, lines, results, wait_for
+
+from moco.launch.local import LocalLauncher, chosen_gpus
+from moco.launch.options import LocalOptions
+from moco.runs.sweep import Sweep as SweepFolder
+
+Sweep = Callable[..., subprocess.Popen[str]]
+ON_CPU = "hydra.launcher.devices=cpu"
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Iterator[Sweep]:
+    """sweep("seed=0,1") -> the launcher, started in tmp_path with a session of its own; none outlives the test."""
+    with contextlib.ExitStack() as launchers:
+
+        def start(*words: str) -> subprocess.Popen[str]:
+            launcher = subprocess.Popen(
+                [sys.executable, TRAIN, "-m", *words],
+                cwd=tmp_path,
+                env=ENVIRONMENT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+            launchers.enter_context(launcher)
+            launchers.callback(launcher.kill)
+            return launcher
+
+        yield start
+
+
+def jobs_at_a_time(n: int) -> str:
+    return f"hydra.launcher.jobs_per_device={n}"
+
+
+def overlap(spans: list[tuple[float, float]]) -> int:
+    """The most spans that hold at one moment."""
+    edges = sorted([(start, 1) for start, _ in spans] + [(end, -1) for _, end in spans])
+    height = most = 0
+    for _, step in edges:
+        height += step
+        most = max(most, height)
+    return most
+
+
+def test_eight_points_on_two_slots(tmp_path: Path, sweep: Sweep) -> None:
+    """The first is held still until the other slot has a point too, so that on no machine it is done before."""
+    launcher = sweep(*SHORT, "seed=range(8)", "epochs=8", "hydra.launcher.devices=[4,6]")
+    first = wait_for(lambda: [lease for lease in leases(tmp_path) if not lease["ended"]])[0]
+    os.kill(first["pid"], signal.SIGSTOP)
+    wait_for(lambda: {lease["place"]["slot"] for lease in leases(tmp_path)} == {"4.0", "6.0"})
+    os.kill(first["pid"], signal.SIGCONT)
+    output = launcher.communicate(timeout=600)[0]
+    assert launcher.returncode == 0, output
+    held = leases(tmp_path)
+    assert len(held) == 8 and {lease["ended"] for lease in held} == {"done"}
+    assert overlap([(lease["started"], lease["finished"]) for lease in held]) == 2
+    assert {lease["place"]["slot"] for lease in held} == {"4.0", "6.0"}
+    for slot in ("4.0", "6.0"):
+        there = [lease for lease in held if lease["place"]["slot"] == slot]
+        assert overlap([(lease["started"], lease["finished"]) for lease in there]) == 1
+        assert {lease["place"]["visible"] for lease in there} == {slot[0]}
+
+
+def test_killed_launcher_and_the_same_command_again(tmp_path: Path, sweep: Sweep) -> None:
+    words = [*LONG, "epochs=40", "seed=0,1,2", ON_CPU, jobs_at_a_time(1)]
+    launcher = sweep(*words)
+    wait_for(lambda: lines(tmp_path) >= 3)
+    launcher.kill()
+    launcher.communicate()
+    # The job notices that its launcher is gone, saves and stops.
+    wait_for(lambda: [lease["ended"] for lease in leases(tmp_path)] == ["stopped"])
+    first = lines(tmp_path)
+    again = python(TRAIN, "-m", *words, cwd=tmp_path)
+    assert again.returncode == 0 and "3 runs, 0 done" in again.stdout, again.stdout + again.stderr
+    for path in tmp_path.glob("runs/*/metrics.jsonl"):
+        assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == list(range(1, 41))
+    assert attempts(tmp_path) == [1, 1, 2] and first >= 3
+    third = python(TRAIN, "-m", *words, cwd=tmp_path)
+    assert "3 runs, 3 done, 0 running elsewhere, 0 to start" in third.stdout
+
+
+def test_two_launchers_at_once_train_each_point_once(tmp_path: Path, sweep: Sweep) -> None:
+    words = [*SHORT, "seed=range(4)", "epochs=8", ON_CPU, jobs_at_a_time(1)]
+    both = [sweep(*words) for _ in range(2)]
+    outputs = [launcher.communicate(timeout=600)[0] for launcher in both]
+    assert [launcher.returncode for launcher in both] == [0, 0], outputs
+    assert attempts(tmp_path) == [1] * 4, outputs
+    assert {lease["ended"] for lease in leases(tmp_path)} == {"done"}
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path, sweep: Sweep) -> None:
+    words = [*LONG, "epochs=60", "seed=0,1", ON_CPU, jobs_at_a_time(2)]
+    launcher = sweep(*words)
+    wait_for(lambda: lines(tmp_path) >= 4 and len(list(tmp_path.glob("runs/*/metrics.jsonl"))) == 2)
+    os.killpg(launcher.pid, signal.SIGINT)  # as a terminal does: the launcher, the controllers and the jobs get it
+    output = launcher.communicate(timeout=300)[0]
+    assert launcher.returncode == 75, output
+    assert {lease["ended"] for lease in leases(tmp_path)} == {"stopped"}
+    assert len(list(tmp_path.glob("runs/*/checkpoint.pt"))) == 2
+    assert not [lease for lease in leases(tmp_path) if Path(f"/proc/{lease['pid']}").exists()]
+    again = python(TRAIN, "-m", *words, cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert attempts(tmp_path) == [2, 2]
+
+
+def test_closed_terminal_does_not_end_the_sweep(tmp_path: Path, sweep: Sweep) -> None:
+    launcher = sweep(*SHORT, "seed=0,1")
+    wait_for(lambda: leases(tmp_path))
+    os.killpg(launcher.pid, signal.SIGHUP)
+    assert launcher.stdout
+    launcher.stdout.close()
+    assert launcher.wait(300) == 0
+    assert len(results(tmp_path)) == 2
+
+
+def test_one_failure_stops_no_other_and_is_listed(tmp_path: Path) -> None:
+    answer = python(TRAIN, "-m", *SHORT, "optimizer.lr=0.01,1e30,0.02", ON_CPU, cwd=tmp_path)
+    assert answer.returncode == 1 and len(results(tmp_path)) == 2
+    assert "failed: optimizer.lr=1e+30" in answer.stderr and "infinite or NaN at step" in answer.stderr
+    status = python("-m", "moco", "status", "optimizer.lr", cwd=tmp_path)
+    assert "2 done, 1 failed" in status.stdout
+    words = ["optimizer.lr=1e30,2e30,0.03", "hydra.launcher.fail_fast=1", jobs_at_a_time(1)]
+    rest = python(TRAIN, "-m", *SHORT, *words, cwd=tmp_path)
+    assert rest.returncode == 1 and len(results(tmp_path)) == 2
+
+
+def test_killed_point_beside_one_that_is_cancelled(tmp_path: Path, sweep: Sweep) -> None:
+    launcher = sweep(*LONG, "seed=0,1", jobs_at_a_time(2), ON_CPU)
+    wait_for(lambda: len(list(tmp_path.glob("runs/*/metrics.jsonl"))) == 2)
+    os.kill(leases(tmp_path)[0]["pid"], signal.SIGKILL)
+    other = leases(tmp_path)[1]["pid"]
+    wait_for(lambda: "1 killed" in python("-m", "moco", "status", cwd=tmp_path).stdout)
+    assert Path(f"/proc/{other}").exists()
+    cancelled = python("-m", "moco", "cancel", "seed", cwd=tmp_path)
+    assert f"launcher {launcher.pid} told to stop" in cancelled.stdout
+    output = launcher.communicate(timeout=300)[0]
+    assert launcher.returncode == 1 and "killed: seed=" in output
+
+
+def test_a_job_that_dies_before_it_holds_its_run_counts_as_killed(tmp_path: Path) -> None:
+    words = [*SHORT, "seed=0,1", ON_CPU, "hydra.launcher.setup=['exit 3']"]
+    answer = python(TRAIN, "-m", *words, cwd=tmp_path)
+    assert answer.returncode == 1 and answer.stderr.count("killed: seed=") == 2, answer.stderr
+
+
+def test_an_order_to_stop_reaches_jobs_that_still_load_torch(tmp_path: Path, sweep: Sweep) -> None:
+    launcher = sweep(*LONG, "seed=0,1", ON_CPU, jobs_at_a_time(2))
+    wait_for(lambda: len(list(tmp_path.glob("runs/*/job.json"))) == 2)
+    assert not leases(tmp_path)
+    launcher.send_signal(signal.SIGTERM)
+    output = launcher.communicate(timeout=300)[0]
+    assert launcher.returncode == 75, output
+    assert not results(tmp_path)
+    assert {lease["ended"] for lease in leases(tmp_path)} <= {"stopped"}
+
+
+@pytest.mark.parametrize(
+    ("listed", "names"),
+    [("0,2", ["0", "2"]), ("GPU-5a1f,MIG-77", ["GPU-5a1f", "MIG-77"]), ("", []), ("-1", []), ("3,-1,4", ["3"])],
+)
+def test_gpus_are_those_that_the_environment_names(
+    listed: str, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
+    assert chosen_gpus("auto") == names and chosen_gpus("cpu") == []
+    assert chosen_gpus([1, "MIG-77"]) == ["1", "MIG-77"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_an_error_and_not_a_cpu(tmp_path: Path) -> None:
+    words = [*SHORT, "device=auto", "seed=0,1", "hydra.launcher.devices=[GPU-5a1f]"]
+    answer = python(TRAIN, "-m", *words, cwd=tmp_path)
+    assert answer.returncode == 1 and not results(tmp_path)
+    assert answer.stderr.count("CUDA_VISIBLE_DEVICES=GPU-5a1f names a GPU that is not available") == 2, answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "slots", "threads"),
+    [
+        (LocalOptions(devices="cpu"), 8, 1),
+        (LocalOptions(devices="cpu", jobs_per_device=3), 3, 4),
+        (LocalOptions(devices=[0, 1]), 2, 6),
+        (LocalOptions(devices="cpu", cpus_per_task=5), 8, 5),
+        (LocalOptions(devices=[0, 1], jobs_per_device=2), 4, 3),
+    ],
+)
+def test_slots_share_the_cores(
+    options: LocalOptions, slots: int, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(12)))
+    launcher = LocalLauncher(options, SweepFolder(tmp_path, "s"))
+    assert (len(launcher.slots), launcher.threads) == (slots, threads)
