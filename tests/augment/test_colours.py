@@ -39,9 +39,7 @@ def test_hue_of_gray_black_and_pure_colours():
     gray = torch.tensor([0.0, 0.3, 1.0]).view(1, 1, 1, 3).expand(1, 3, 1, 3)
     torch.testing.assert_close(turn_hue(gray, torch.full((1, 1, 1, 1), 0.2)), gray)
     pure = torch.eye(3).view(1, 3, 1, 3)  # red, green, blue: a third of a turn makes each the next
-    torch.testing.assert_close(
-        turn_hue(pure, torch.full((1, 1, 1, 1), 1 / 3)), pure.roll(1, 1), atol=1e-6, rtol=0
-    )
+    torch.testing.assert_close(turn_hue(pure, torch.full((1, 1, 1, 1), 1 / 3)), pure.roll(1, 1), atol=1e-6, rtol=0)
 
 
 @pytest.fixture
@@ -74,7 +72,9 @@ def test_jitter_draws_factors_and_order_as_torchvision_does(recorded):
     n, strength = 6000, (0.4, 0.5, 1.3, 0.1)
     _, sequences = recorded(torch.rand(n, 3, 1, 1), strength, 1.0)
     orders = Counter(tuple(kind for kind, _ in sequence) for sequence in sequences if len(sequence) == 4)
-    assert len(orders) == math.factorial(4) and sum(orders.values()) > n - 5  # the neutral factor, one in 10^7, counts as none
+    assert (
+        len(orders) == math.factorial(4) and sum(orders.values()) > n - 5
+    )  # a neutral factor, one in 10^7, is left out
     assert stats.chisquare(list(orders.values())).pvalue > 1e-3
     ranges = [(0.6, 1.4), (0.5, 1.5), (0.0, 2.3), (-0.1, 0.1)]
     for kind, (low, high) in enumerate(ranges):
