@@ -72,9 +72,8 @@ def test_jitter_draws_factors_and_order_as_torchvision_does(recorded):
     n, strength = 6000, (0.4, 0.5, 1.3, 0.1)
     _, sequences = recorded(torch.rand(n, 3, 1, 1), strength, 1.0)
     orders = Counter(tuple(kind for kind, _ in sequence) for sequence in sequences if len(sequence) == 4)
-    assert (
-        len(orders) == math.factorial(4) and sum(orders.values()) > n - 5
-    )  # a neutral factor, one in 10^7, is left out
+    # A neutral factor, one in 10^7, is not recorded.
+    assert len(orders) == math.factorial(4) and sum(orders.values()) > n - 5
     assert stats.chisquare(list(orders.values())).pvalue > 1e-3
     ranges = [(0.6, 1.4), (0.5, 1.5), (0.0, 2.3), (-0.1, 0.1)]
     for kind, (low, high) in enumerate(ranges):
