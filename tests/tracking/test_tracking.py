@@ -8,21 +8,12 @@ from typing import Any
 
 import pytest
 import wandb
-from common import checked
+from tracked import CONFIG, LINES, SETTINGS
 
 from moco.config.schema import Tracking
 from moco.runs.lease import BY_HAND, Place
 from moco.runs.run import Run
 from moco.tracking.tracker import Tracker, open_tracker
-
-SETTINGS = Tracking(name="wandb", tags=["a", "b"])
-CONFIG = checked("temperature=0.1", "m=64")
-LINES = [
-    {"train/loss": 3.0, "train/lr": 0.06, "knn/top1": 40.0, "knn/top5": 80.0},
-    {"train/loss": 2.5, "train/lr": 0.03, "knn/top1": 55.0, "knn/top5": 90.0},
-    {"train/loss": 2.0, "train/lr": 0.0, "knn/top1": 50.0, "knn/top5": 88.0},
-]
-
 
 pytestmark = pytest.mark.usefixtures("without_login")
 

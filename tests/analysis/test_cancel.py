@@ -1,0 +1,59 @@
+"""Cancelling: processes are told to stop, what cannot be reached is named."""
+
+import dataclasses
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from moco.analysis.cancel import cancel
+from moco.io import write_json
+from moco.runs.lease import Holder, born, machine
+from moco.runs.run import Run
+
+
+@pytest.fixture
+def process() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+        yield process
+        process.kill()
+
+
+def hold(run: Run, pid: int, where: str) -> None:
+    """A lease of that process on that machine."""
+    holder = Holder("x", where, "node7", pid, born(pid), time.time())
+    write_json(run.folder / "lease.json", dataclasses.asdict(holder))
+
+
+def test_what_runs_here_is_told_to_stop_and_what_runs_elsewhere_is_named(process, finish) -> None:
+    here, there, idle = (Run(finish(f"seed={seed}", epochs=3)) for seed in range(3))
+    hold(here, process.pid, machine())
+    hold(there, process.pid, "another machine")
+    assert cancel([here, there, idle], []) == [
+        f"{here.folder.name}: process {process.pid} told to save and stop",
+        f"{there.folder.name} runs as process {process.pid} on node7: cancel it from there",
+    ]
+    assert process.wait(30) == -signal.SIGTERM
+
+
+def test_launchers_are_told_first_and_those_that_have_ended_are_left_out(process, finish) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    assert cancel([], [ended.pid, process.pid]) == [f"launcher {process.pid} told to stop its jobs"]
+    assert process.wait(30) == -signal.SIGTERM
+
+
+def test_a_damaged_run_does_not_keep_the_others_from_being_cancelled(process, finish) -> None:
+    damaged, here = (Run(finish(f"seed={seed}", epochs=3)) for seed in range(2))
+    (damaged.folder / "job.json").write_text('{"queue": "slurm"}')
+    hold(here, process.pid, machine())
+    said = cancel([damaged, here], [])
+    assert said[0].startswith(f"{damaged.folder.name} is left as it is: ") and "job.json is damaged" in said[0]
+    assert said[1] == f"{here.folder.name}: process {process.pid} told to save and stop"
+
+
+def test_nothing_to_cancel(finish) -> None:
+    assert cancel([Run(finish("seed=0")), Run(finish("seed=1", epochs=3))], []) == []
