@@ -32,8 +32,8 @@ class Composer:
 
     def __call__(self, words: Sequence[str]) -> dict[str, Json]:
         overrides = [self.parse(word) for word in words]
-        keys = [override.key_or_group for override in overrides]
-        easy = [self._plain(o) and keys.count(o.key_or_group) == 1 for o in overrides]
+        keys = [o.key_or_group for o in overrides if not self._chooses_file(o)]
+        easy = [self._plain(o) and sum(_touches(key, o.key_or_group) for key in keys) == 1 for o in overrides]
         base, before = self.base(tuple(word for word, is_easy in zip(words, easy) if not is_easy))
         values = {o.key_or_group: o.value() for o, is_easy in zip(overrides, easy) if is_easy}
         if not all(_replaceable(before, key, value) for key, value in values.items()):
@@ -62,12 +62,21 @@ class Composer:
         own = all(x is None or (isinstance(x, bool | int | float | str) and "$" not in str(x)) for x in scalars)
         return changes and own and not override.is_sweep_override() and "???" not in scalars and not self.is_group(key)
 
+    def _chooses_file(self, override: Override) -> bool:
+        """Whether it chooses a file of a group, which Hydra does before it sets any value."""
+        return bool(self.is_group(override.key_or_group)) and not isinstance(override.value(), dict)
+
 
 def resolved(config: DictConfig) -> dict[str, Json]:
     """The configuration as plain data, its interpolations resolved."""
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
     return values  # type: ignore[return-value]  # YAML's keys are text and its values JSON's
+
+
+def _touches(one: str, other: str) -> bool:
+    """Whether one key is the other or holds it: the order of two such words counts."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
 def _at(values: object, key: str) -> object:

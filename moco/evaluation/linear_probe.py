@@ -64,7 +64,7 @@ class Fitting:
             group["lr"] = lr
         loss = F.cross_entropy(self.classifier(x), labels)
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.optimizer.step()
         self.step, self.loss = self.step + 1, loss.detach()
 

@@ -115,7 +115,7 @@ def calls(model: nn.Module, side: int) -> list[Call]:
     return found
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Recorder(TorchDispatchMode):
     """Notes each convolution under the module that is being called."""
 
     def __init__(self, stack: Sequence[str]):

@@ -98,7 +98,7 @@ class Trainer:
         with self.autocast():
             loss = self.method(x1, x2, index)
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.optimizer.step()
         loss = loss.detach()
         self.losses[i] = loss
