@@ -1,93 +1,106 @@
 """Composing fast gives what Hydra gives, for every choice of every group and for overrides at random."""
 
+import functools
 import random
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby, zip_longest
 
 import pytest
-from common import ROOT
+from common import CHOICES
 from hydra import initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 
 from moco.config.compose import Composer
+from moco.config.places import CONF
 
-CONF = ROOT / "conf"
-FOLDERS = [f for f in CONF.iterdir() if f.is_dir() and f.name not in ("hydra", "sweeps")]
-CHOICES = [f"{folder.name}={file.stem}" for folder in sorted(FOLDERS) for file in sorted(folder.glob("*.yaml"))]
-VALUES = [
+Outcome = dict[str, object] | tuple[type[Exception], str]
+Compose = Callable[[Sequence[str]], Outcome]
+
+PLAIN = [
     "temperature=0.2",
     "temperature=1e-1",
     "m=64",
     "m=null",
     "seed=3",
-    "batch_size=128",
-    "k=5",
+    "seed=4",
     "linear_eval=true",
-    "runs_dir=elsewhere",
     "runs_dir='a b'",
     "precision=bf16",
     "augment.crop=[0.5,1.0]",
     "augment.blur=0.5",
-    "augment.size=24",
     "optimizer.lr=1e-3",
+    "data.root=/x/y",
+    "data.mean=null",
+    "model.name=other",
+    "tracker.tags=[a,b]",
+]
+ODD = [  # of a kind that is more than a plain value on a key that is there
     "+optimizer.nesterov=true",
     "++optimizer.lr=0.5",
     "~schedule.warmup_epochs",
-    "data.root=/x/y",
-    "data.mean=null",
     "method.feature_dim=64",
     "feature_dim=256",
-    "method.symmetric=true",
-    "model.name=other",
-    "tracker.tags=[a,b]",
     "tracker.group='${temperature}'",
     "data.name=${model.name}",
     "schedule=step",
-    "optimizer=lars",
     "recipe.name=mine",
-    "seed=4",
     "augment={crop: [0.1, 1.0]}",
+    "augment.crop=0.5",
     "data.std=0.5",
     "nowhere=1",
     "model.architecture=resnet34",
 ]
 
 
-@pytest.fixture
-def composers():
-    """Both ways from words to a configuration, or to the kind of error."""
+@pytest.fixture(scope="module")
+def composers() -> Iterator[tuple[Compose, Compose]]:
+    """Both ways from words to a configuration, or to the kind of error; the same for all tests, as in a sweep."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        from hydra.types import RunMode
-
         master = loader.load_configuration("train", [], run_mode=RunMode.MULTIRUN)
+        hydra = functools.cache(functools.partial(by_hydra, loader, master))
         fast = Composer(loader, master)
-
-        def hydra(words):
-            composed = OmegaConf.to_container(loader.load_sweep_config(master, words), resolve=False)
-            composed.pop("hydra")
-            return OmegaConf.to_container(OmegaConf.create(composed), resolve=True)
-
-        def outcome(compose, words):
-            try:
-                return compose(list(words))
-            except Exception as error:
-                return type(error), str(error)
-
         yield (lambda words: outcome(fast, words)), (lambda words: outcome(hydra, words))
 
 
-@pytest.mark.parametrize("choice", CHOICES)
-def test_every_choice_beside_plain_values(composers, choice):
-    fast, hydra = composers
-    plain = ["temperature=0.3", "seed=7", "batch_size=64"]
-    assert fast([choice, *plain]) == hydra([choice, *plain]) != fast([choice])
-    assert fast([choice]) == hydra([choice])  # the values are taken back
+def by_hydra(loader: ConfigLoader, master: DictConfig, words: tuple[str, ...]) -> dict[str, object]:
+    composed = OmegaConf.to_container(loader.load_sweep_config(master, list(words)), resolve=False)
+    composed.pop("hydra")
+    return OmegaConf.to_container(OmegaConf.create(composed), resolve=True)
 
 
-def test_overrides_at_random(composers):
+def outcome(compose: Callable[[tuple[str, ...]], dict[str, object]], words: Sequence[str]) -> Outcome:
+    try:
+        return compose(tuple(words))
+    except Exception as error:
+        return type(error), str(error)
+
+
+def rows() -> list[list[str]]:
+    """Every choice of every group, one of each group in a row."""
+    groups = [[f"{group}={name}" for group, name in of] for _, of in groupby(CHOICES, key=lambda choice: choice[0])]
+    return [list(filter(None, row)) for row in zip_longest(*groups)]
+
+
+@pytest.mark.parametrize("row", rows(), ids=" ".join)
+def test_every_choice_beside_plain_values(composers: tuple[Compose, Compose], row: list[str]) -> None:
     fast, hydra = composers
-    dice = random.Random(0)
-    for _ in range(60):
-        words = dice.sample(VALUES, dice.randint(1, 4)) + dice.sample(CHOICES, dice.randint(0, 2))
-        dice.shuffle(words)
-        assert fast(words) == hydra(words), words
+    words = [*row, "temperature=0.3", "seed=7", "batch_size=64", "optimizer.lr=0.7", "augment.flip=0.25"]
+    alone = fast(row)
+    assert fast(words) == hydra(words) != alone
+    assert isinstance(alone, dict)
+    assert fast(row) == alone  # the values are taken back
+
+
+@pytest.mark.parametrize("odd", [None, *ODD])
+def test_overrides_at_random(composers: tuple[Compose, Compose], odd: str | None) -> None:
+    fast, hydra = composers
+    dice = random.Random(odd)
+    words = [*dice.choice([[], ["method=npid"], ["recipe=quickstart", "optimizer=lars"]]), *([odd] if odd else [])]
+    for _ in range(2 if odd else 10):
+        mixed = words + dice.sample(PLAIN, dice.randint(1, 5))
+        dice.shuffle(mixed)
+        assert fast(mixed) == hydra(mixed), mixed
