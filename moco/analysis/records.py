@@ -14,7 +14,7 @@ from moco.launch import slurm_client as slurm
 from moco.protocols import KNN, TABULATED, Protocol
 from moco.runs.lease import Damaged
 from moco.runs.run import Run
-from moco.runs.settings import Flat, hashable, identifying
+from moco.runs.settings import Flat, identifying
 from moco.runs.state import State
 from moco.runs.sweep import membership, select
 
@@ -169,7 +169,7 @@ def _published(config: Flat) -> Published | None:
 
 def is_number(value: object) -> TypeGuard[float]:
     """Whether it is a finite number; True and False are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def fold(entries: Iterable[Entry]) -> list[list[Entry]]:
@@ -177,8 +177,11 @@ def fold(entries: Iterable[Entry]) -> list[list[Entry]]:
     groups: dict[frozenset[tuple[str, object]], list[Entry]] = {}
     for entry in entries:
         if entry.flat:
-            items = entry.flat.items()
-            kept = frozenset((key, hashable(value)) for key, value in items if key != "seed" and value is not None)
+            kept = frozenset(
+                (key, repr(value) if type(value) is list else value)  # a list has no hash
+                for key, value in entry.flat.items()
+                if value is not None and key != "seed"
+            )
             groups.setdefault(kept, []).append(entry)
     return list(groups.values())
 

@@ -64,16 +64,20 @@ def folder_name(config: "Config") -> str:
     return "-".join([*(re.sub(r"[^A-Za-z0-9_.]+", "_", name) for name in names), identity(config)])
 
 
-def flatten(nested: Json, prefix: str = "") -> dict[str, Json]:
+def flatten(nested: Json) -> dict[str, Json]:
     """Nested sections as dotted keys; lists stay whole."""
-    flat: dict[str, Json] = {}
     assert isinstance(nested, dict)
+    flat: dict[str, Json] = {}
+    _flatten_into(flat, nested, "")
+    return flat
+
+
+def _flatten_into(flat: dict[str, Json], nested: dict[str, Json], prefix: str) -> None:
     for key, value in nested.items():
         if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
+            _flatten_into(flat, value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            flat[prefix + key] = value
 
 
 def _text(value: Json) -> str:

@@ -37,16 +37,16 @@ def own_keys(flats: Iterable[Flat]) -> list[str]:
 
 def _varies(key: str, flats: Sequence[Flat]) -> bool:
     """Whether the key differs; one of a group, among the configurations that share the group's choice."""
-    if "." not in key or key.endswith(".name"):
-        return len({hashable(flat.get(key)) for flat in flats}) > 1
-    name = f"{key.partition('.')[0]}.name"
-    found = {(hashable(flat.get(name)), hashable(flat.get(key))) for flat in flats}  # absent counts as None
-    return len(found) > len({choice for choice, _ in found})
-
-
-def hashable(value: Json) -> None | bool | int | float | str:
-    """The setting in a form that fits into a set: lists as text."""
-    return repr(value) if isinstance(value, list | dict) else value
+    group, _, rest = key.partition(".")
+    if not rest or rest == "name":
+        first = flats[0].get(key)
+        return any(flat.get(key) != first for flat in flats)
+    choice, first_by_choice = f"{group}.name", dict[Json, Json]()
+    for flat in flats:
+        value = flat.get(key)  # absent counts as None
+        if first_by_choice.setdefault(flat.get(choice), value) != value:
+            return True
+    return False
 
 
 def swept(flats: Sequence[Flat]) -> list[str]:
