@@ -1,26 +1,34 @@
 """What a command shows in a terminal after some seconds, as an SVG: python results/screenshot.py OUT.svg SECONDS COMMAND ...
 
-Needs rich (pip install rich). Of a screen that is redrawn the last whole one counts.
+Of a screen that is redrawn in place the last whole one counts.
 """
 
+import fcntl
 import os
 import pty
+import re
 import select
 import signal
+import struct
 import sys
+import termios
 import time
 
 from rich.console import Console
 from rich.text import Text
 
-CLEAR = "\033[H\033[2J"
+COLUMNS, ROWS = 110, 40
+ERASED = re.compile(r"(?:\r?\x1b\[2K(?:\x1b\[1A)?)+")  # what rich writes before it draws anew
+CURSOR = re.compile(r"\x1b\[\?25[lh]")
 
 
 def screen(command: list[str], seconds: float) -> str:
     """The last screen of the command in a pseudo-terminal; it gets Ctrl-C in the end."""
     child, terminal = pty.fork()
     if child == 0:
+        os.environ["TERM"] = "xterm-256color"
         os.execvp(command[0], command)
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     shown, deadline = b"", time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
         if select.select([terminal], [], [], left)[0]:
@@ -30,7 +38,8 @@ def screen(command: list[str], seconds: float) -> str:
                 break
     os.kill(child, signal.SIGINT)
     os.waitpid(child, 0)
-    return shown.decode().split(CLEAR)[-1].replace("\r\n", "\n").strip("\n")
+    frames = ERASED.split(CURSOR.sub("", shown.decode(errors="replace")))
+    return next(frame for frame in reversed(frames) if frame.strip()).replace("\r\n", "\n").strip("\n")
 
 
 if __name__ == "__main__":
