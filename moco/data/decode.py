@@ -1,0 +1,79 @@
+"""An image file as pixels."""
+
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+DECODER = 2  # of what stands below: raised when the same file gives other pixels from now on
+ORIENTATION = 0x0112  # the EXIF tag
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+Pixels: TypeAlias = NDArray[np.uint8]  # [H, W, 3]
+
+
+class Unreadable(Exception):
+    """A file that gives no pixels, and why."""
+
+
+def read_image(path: str, size: int | None) -> Pixels:
+    """The first image in a file, as people see it: turned as its EXIF orientation says, in RGB, uint8 [H, W, 3].
+
+    Gray images of 16 bits keep their eight highest, and floating-point ones (TIFF) reach from 0, black, to 1, white. What lies
+    under a transparent pixel is shown.
+
+    Args:
+        size: the image is resized so that its shorter side has this length, and the centre is cut out; None keeps it.
+
+    Raises:
+        Unreadable: it is damaged, has too many pixels, or its values have no known white.
+    """
+    try:
+        with Image.open(path) as file:
+            file.load()
+            image = _in_8_bits(file)
+            turn = TURNS.get(_orientation(file))
+            image = (image.transpose(turn) if turn is not None else image).convert("RGB")
+        return np.asarray(image if size is None else ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR))
+    except Unreadable:
+        raise
+    except Image.DecompressionBombError as error:
+        raise Unreadable("it has too many pixels") from error
+    except Exception as error:  # Pillow raises whatever the damage leads to
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()).partition(" '/")[0][:120]
+        raise Unreadable(reason or type(error).__name__) from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) where there is none."""
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # EXIF that is damaged, beside an image that is not
+        return 1
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    """The image itself, or in 8 bits where Pillow has it in more and would clip it."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        levels = np.asarray(image).astype(np.uint32)
+        if getattr(image, "tag_v2", {}).get(262) == 0:  # a TIFF in which 0 is white; Pillow inverts 8 bits alone
+            levels = 65535 - levels
+        return Image.fromarray((levels >> 8).astype(np.uint8))
+    if image.mode == "I":
+        raise Unreadable("32-bit integers do not tell what is white; save it with 8 or 16 bits")
+    if image.mode == "F":
+        values = np.asarray(image)
+        low, high = float(values.min()), float(values.max())
+        if not 0 <= low <= high <= 1:  # false for NaN, too
+            raise Unreadable(f"floating-point values from {low:g} to {high:g}, not within 0 and 1")
+        return Image.fromarray((values * 255).round().astype(np.uint8))
+    return image
