@@ -8,33 +8,44 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from moco.config.check import check, check_linear_eval, check_words, typed_keys
-from moco.config.compose import resolved, show_help
+from moco.config.check import added_where_a_choice_has_it, check, check_linear_eval, check_words, typed_keys
+from moco.config.compose import flags_first, parsed, resolved, show_help
 from moco.config.help import register_help
 from moco.config.places import CONF
+from moco.config.refusals import refusing, refusing_all
 from moco.config.schema import Config, LinearEval
 from moco.errors import UserError, say
+from moco.io import Json
 
 T = TypeVar("T")
 
 
 def train() -> None:
     """Trains one run, or each of a sweep, as the command line says."""
-    _prepare("train", Config)
-    _train()
+    _start("train", Config, _train)
 
 
 def linear_eval() -> None:
     """Linear evaluation of one run, or of each run of a sweep, as the command line says."""
-    _prepare("linear_eval", LinearEval)
-    _linear_eval()
+    _start("linear_eval", LinearEval, _linear_eval)
 
 
-def _prepare(name: str, schema: type[Config] | type[LinearEval]) -> None:
-    """What comes before Hydra: words that are wrong are refused, and help is printed."""
+def _start(name: str, schema: type[Config] | type[LinearEval], main: Callable[[], object]) -> None:
+    """Hands over to Hydra; before that, words that are wrong are refused, and help is printed."""
     register_help(schema)
-    run_or_exit(lambda: check_words(sys.argv[1:], schema))
-    show_help(name, sys.argv[1:])
+    run_or_exit(lambda: _prepared(name, schema, main))
+
+
+def _prepared(name: str, schema: type[Config] | type[LinearEval], main: Callable[[], object]) -> None:
+    words = sys.argv[1:]
+    flags = parsed(words)
+    sys.argv[1:] = flags_first(words, flags.overrides)
+    if not flags.shell_completion:  # its words are no settings
+        check_words(flags.overrides, schema)
+        show_help(name, flags)
+        sys.argv[1:] = [word if word.startswith("-") else added_where_a_choice_has_it(word) for word in sys.argv[1:]]
+    with refusing_all():
+        main()
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
@@ -42,14 +53,19 @@ def _train(composed: DictConfig) -> float:
     """Returns the kNN top-1 in percent, the sweeper's objective."""
     from moco.training.pretrain import train
 
-    typed = typed_keys(HydraConfig.get().overrides.task)
-    return run_or_exit(lambda: train(check(resolved(composed), typed)))
+    return run_or_exit(lambda: train(check(_plain(composed), typed_keys(sys.argv[1:]))))
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="linear_eval")
 def _linear_eval(composed: DictConfig) -> float | None:
     """Returns the linear top-1 in percent of the one run."""
-    return run_or_exit(lambda: _evaluate(check_linear_eval(resolved(composed))))
+    return run_or_exit(lambda: _evaluate(check_linear_eval(_plain(composed))))
+
+
+def _plain(composed: DictConfig) -> dict[str, Json]:
+    """What was composed as plain data."""
+    with refusing():
+        return resolved(composed)
 
 
 def _evaluate(asked: LinearEval) -> float | None:

@@ -2,13 +2,15 @@
 
 import difflib
 import inspect
+import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from moco.config.components import foreign_keys, taken_by
+from moco.config.components import foreign_keys, keys_of_some, taken_by, wrong_kind
+from moco.config.places import CONF
 from moco.config.schema import VERSION, Config, LinearEval
 from moco.errors import UserError
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 Schema = TypeVar("Schema", bound=BaseModel)
+MAY_BE_EMPTY = ("recipe", "sweeps")  # groups
 
 
 def check(composed: Mapping[str, object], typed: Collection[str] | None = None, *, fold: bool = False) -> Config:
@@ -87,7 +90,11 @@ def _fit(
                     problems.append(f"{key}={value} is not used by method={method.get('name')}: leave {key} out")
     for group in Config.COMPONENTS:
         section = fitted.get(group)
-        if not isinstance(section, Mapping) or not (foreign := foreign_keys(group, section)):
+        if (
+            not isinstance(section, Mapping)
+            or "_target_" not in section
+            or not (foreign := foreign_keys(group, section))
+        ):
             continue
         takes = taken_by(str(section["_target_"]))
         unused = [key for key in foreign if not takes.any and key not in takes.names]
@@ -98,7 +105,17 @@ def _fit(
             for key in unused
             if refused(f"{group}.{key}")
         ]
+        problems += [
+            f"{group}.{key}={_shown(section[key])} should be {kind}"
+            for key in foreign
+            if (kind := wrong_kind(takes, key, section[key]))
+        ]
     return fitted, problems
+
+
+def _shown(value: object) -> str:
+    """A value as it is typed on the command line."""
+    return json.dumps(value, default=str) if value is None or isinstance(value, bool | list | dict) else str(value)
 
 
 def _validated(schema: type[Schema], values: Mapping[str, object]) -> tuple[Schema | None, list[str]]:
@@ -115,7 +132,7 @@ def _validated(schema: type[Schema], values: Mapping[str, object]) -> tuple[Sche
 def _explain(error: "ErrorDetails", schema: type[BaseModel]) -> list[str]:
     """One line for one of pydantic's errors; what a rule of ours says, as it says it."""
     path = [str(part) for part in error["loc"]]
-    key, value = ".".join(path), "null" if error["input"] is None else error["input"]
+    key, value = ".".join(path), _shown(error["input"])
     if error["type"] == "value_error":
         return error["msg"].removeprefix("Value error, ").splitlines()
     if error["type"] == "extra_forbidden":
@@ -141,24 +158,55 @@ def _known_keys(schema: type[BaseModel], path: Iterable[str]) -> list[str]:
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """The line that refuses a misspelt key and names the nearest."""
     known = list(known)
-    near = difflib.get_close_matches(key, known, 1)
+    group, dot, name = key.rpartition(".")
+    beside = [other.removeprefix(group + dot) for other in known if other.startswith(group + dot)]
+    near = [f"{group}{dot}{other}" for other in difflib.get_close_matches(name, beside, 1)]
     return f"unknown key {key}: " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}")
 
 
+def unknown_choice(group: str, choice: str, choices: Iterable[str]) -> str:
+    """The line that refuses a choice that its group does not have, and names the nearest."""
+    choices = list(choices)
+    near = difflib.get_close_matches(choice, choices, 1)
+    return f"{group}={choice} is not a choice: " + (
+        f"did you mean {near[0]}?" if near else f"there are {', '.join(choices)}"
+    )
+
+
 def check_words(words: Iterable[str], schema: type[BaseModel] = Config) -> None:
-    """Refuses command-line words whose root key does not exist, before Hydra answers with its longer error.
+    """Refuses command-line words whose root key does not exist, or that leave a group empty.
+
+    Hydra would answer with its longer error, or with none.
 
     Raises:
         UserError: a line for each such word.
     """
     known = [*_known_keys(schema, ()), *(("sweeps",) if schema is Config else ())]
-    problems = []
-    for word in words:
-        if word.startswith("sweeps=wandb/"):
-            path = f"{word.replace('=', '/', 1).removesuffix('.yaml')}.yaml"
-            problems.append(f"{path} is W&B's: `wandb sweep {path}`, then `wandb agent` with what it prints")
-        match = re.match(r"^[+~]{0,2}([A-Za-z_]\w*)[\w./@]*=", word)
-        if match and match[1] not in (*known, "hydra"):
-            problems.append(unknown_key(match[1], known))
-    if problems:
+    if problems := [line for word in words if not word.startswith("-") and (line := _wrong(word, known))]:
         raise UserError("\n".join(problems))
+
+
+def _wrong(word: str, known: Sequence[str]) -> str:
+    """What is wrong with a command-line word; "" where Hydra may judge it."""
+    if word.startswith("sweeps=wandb/"):
+        path = f"{word.replace('=', '/', 1).removesuffix('.yaml')}.yaml"
+        return f"{path} is W&B's: `wandb sweep {path}`, then `wandb agent` with what it prints"
+    key, _, value = word.partition("=")
+    match = re.match(r"[+~]{0,2}([A-Za-z_]\w*)", key)
+    if match is None:
+        return f"{word} names no key: write key=value"
+    if match[1] not in (*known, "hydra"):
+        return unknown_key(match[1], known)
+    choices = sorted(path.stem for path in (CONF / key).glob("*.yaml"))
+    if choices and key not in MAY_BE_EMPTY and {"null", ""} & {part.strip() for part in value.split(",")}:
+        return unknown_choice(key, "null", choices)
+    return ""
+
+
+def added_where_a_choice_has_it(word: str) -> str:
+    """`optimizer.momentum=0.8` as `++optimizer.momentum=0.8`, since some choices of the group have this key and others do not.
+
+    Hydra would refuse it where the choice of the base lacks the key (a sweep over optimizers), and say less than `check`.
+    """
+    group, _, key = word.partition("=")[0].partition(".")
+    return f"++{word}" if group in Config.COMPONENTS and key in keys_of_some(group) else word

@@ -19,6 +19,7 @@ class Taken(NamedTuple):
 
     names: tuple[str, ...]
     any: bool  # whether it has **kwargs, and so takes every name
+    parameters: Mapping[str, inspect.Parameter] = {}
 
 
 def instantiate(section: Component | Augmentation, **live: object) -> Any:
@@ -87,7 +88,27 @@ def taken_by(path: str) -> Taken:
         return Taken((), True)
     variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     names = tuple(name for name, p in parameters.items() if p.kind not in variable)
-    return Taken(names, any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()))
+    return Taken(names, any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()), parameters)
+
+
+def wrong_kind(takes: Taken, key: str, value: object) -> str:
+    """What an argument should be that is not of the kind of its default; "" where it is, or where that cannot be known."""
+    parameter = takes.parameters.get(key)
+    if parameter is None or parameter.annotation is inspect.Parameter.empty or "str" in str(parameter.annotation):
+        return ""
+    default = parameter.default
+    if isinstance(default, bool):
+        return "" if isinstance(value, bool) else "true or false"
+    if isinstance(default, int | float):
+        return "" if _is_number(value) else "a number"
+    if isinstance(default, tuple | list) and default and all(map(_is_number, default)):
+        fits = isinstance(value, list) and all(map(_is_number, value)) and len(value) == len(default)
+        return "" if fits else f"a list of {len(default)} numbers"
+    return ""
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def foreign_keys(group: str, section: Mapping[str, object]) -> list[str]:
@@ -101,6 +122,18 @@ def foreign_keys(group: str, section: Mapping[str, object]) -> list[str]:
 @functools.cache
 def _own_keys(group: str, target: str) -> frozenset[str]:
     """The keys that the files of a group's choices give to a target."""
-    contents = [yaml.safe_load(path.read_text()) for path in (CONF / group).glob("*.yaml")]
-    sections = [content.get(group, content) for content in contents]
-    return frozenset(key for section in sections if section.get("_target_") == target for key in section)
+    return frozenset(key for section in _choices(group) if section.get("_target_") == target for key in section)
+
+
+@functools.cache
+def keys_of_some(group: str) -> frozenset[str]:
+    """The keys that some of a group's choices have and others do not."""
+    sections = [frozenset(section) for section in _choices(group)]
+    return frozenset.union(*sections) - frozenset.intersection(*sections)
+
+
+@functools.cache
+def _choices(group: str) -> list[dict[str, object]]:
+    """The sections that the files of a group's choices hold."""
+    contents = [yaml.safe_load(path.read_text()) for path in sorted((CONF / group).glob("*.yaml"))]
+    return [content.get(group, content) for content in contents]

@@ -4,11 +4,14 @@ Hydra composes some 15 points per second, since it merges all files anew for eac
 """
 
 import sys
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import NoReturn
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
@@ -16,6 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from moco.config.places import CONF
+from moco.errors import UserError
 from moco.io import Json
 
 ABSENT = object()
@@ -99,29 +103,50 @@ def composed(words: Sequence[str], entry: str = "train") -> dict[str, Json]:
         return resolved(compose(entry, list(words)))
 
 
-def show_help(name: str, words: Sequence[str]) -> None:
-    """Prints the help of an entry point and leaves, where its words ask for it: Hydra's own way lists all its groups twice."""
-    if not {"-h", "--help"} & set(words):
+def show_help(name: str, flags: Namespace) -> None:
+    """Prints the help of an entry point and leaves, where its flags ask for it: Hydra's own way lists all its groups twice."""
+    if not flags.help:
         return
-    overrides, folders = _split(words)
-    searched = [f"hydra.searchpath=[{','.join(f'file://{Path(f).absolute()}' for f in folders)}]"] * bool(folders)
+    searched = [f"hydra.searchpath=[file://{Path(flags.config_dir).absolute()}]"] if flags.config_dir else []
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            shown = compose(name, overrides + searched, return_hydra_config=True)
+            shown = compose(name, flags.overrides + searched, return_hydra_config=True)
         except HydraException:  # a sweep's values, or words that are wrong: the user asks what there is
             shown = compose(name, searched, return_hydra_config=True)
     print(shown.hydra.help.template)
     sys.exit()
 
 
-def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The overrides among a command's words, and the folders given by --config-dir."""
-    overrides, folders, left = list[str](), list[str](), iter(words)
-    for word in left:
-        if word in ("--config-dir", "-cd"):
-            folders.append(next(left, "."))
-        elif word.startswith("--config-dir="):
-            folders.append(word.partition("=")[2])
-        elif not word.startswith("-"):
-            overrides.append(word)
-    return overrides, folders
+def parsed(words: Sequence[str]) -> Namespace:
+    """A command's words as Hydra's flags and, in .overrides, all others.
+
+    Raises:
+        UserError: there is no such flag, or two of them contradict each other.
+    """
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]
+    flags = parser.parse_intermixed_args(list(words))
+    if flags.experimental_rerun:
+        _refuse("--experimental-rerun has no effect here: the same command goes on with a run, rerun=true starts over")
+    modes = [name for name in ("run", "multirun", "shell_completion") if getattr(flags, name)]
+    modes += [name for name in ("cfg", "info") if getattr(flags, name) is not None]
+    if len(modes) > 1:
+        _refuse(f"{' and '.join(f'--{name}'.replace('_', '-') for name in modes)} cannot go together: give one of them")
+    if flags.resolve and flags.cfg is None:
+        _refuse("--resolve belongs to --cfg: add --cfg job")
+    return flags
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UserError(f"{message} (--hydra-help lists the flags)" if "unrecognized" in message else message)
+
+
+def flags_first(words: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """The words with the overrides last: Hydra itself does not take a flag between two of them."""
+    left, flags = list(overrides), []
+    for word in words:
+        if word in left:
+            left.remove(word)
+        else:
+            flags.append(word)
+    return [*flags, *overrides]

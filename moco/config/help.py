@@ -10,6 +10,8 @@ from pydantic.fields import FieldInfo
 from moco.config.places import CONF
 from moco.config.schema import Config
 
+FAR = 1e12  # a limit beyond this is of no use to the reader
+
 
 def register_help(schema: type[BaseModel]) -> None:
     """Makes ${help:}, which Hydra's help template holds, the list of the root keys of `schema`."""
@@ -42,5 +44,10 @@ def _range(field: FieldInfo) -> str:
     kind = next(c for c in (annotation, *choices, str) if c in (bool, int, float, str))
     assert isinstance(kind, type)
     signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-    limits = [f"{s}{getattr(c, a):g}" for c in field.metadata for a, s in signs.items() if hasattr(c, a)]
+    limits = [
+        f"{s}{getattr(c, a):g}"
+        for c in field.metadata
+        for a, s in signs.items()
+        if hasattr(c, a) and getattr(c, a) < FAR
+    ]
     return " ".join([kind.__name__, *limits])

@@ -8,9 +8,10 @@ Imports neither torch nor hydra.
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from moco.io import Json
 
@@ -21,19 +22,41 @@ DEVICE = r"^(auto|cpu|mps|cuda(:\d+)?)$"
 ARGUMENTS_AS_BEFORE: dict[str, Json] = {}
 
 
-class Section(BaseModel):
+MOST_SEED = 2**63 - 1
+LONGEST = 80  # characters of a name: three of them and the id are a run's folder, which file systems keep under 255
+
+
+class Checked(BaseModel):
+    """Refuses true and false as numbers, which Python takes for 1 and 0."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: object, about: ValidationInfo) -> object:
+        found = value if isinstance(value, list) else [value]
+        if any(isinstance(one, bool) for one in found) and not _takes_bool(cls, str(about.field_name)):
+            raise PydanticCustomError("not_bool", "should not be true or false")
+        return value
+
+
+@functools.cache
+def _takes_bool(schema: type[BaseModel], field: str) -> bool:
+    annotation = schema.model_fields[field].annotation
+    return bool in (annotation, *get_args(annotation))
+
+
+class Section(Checked):
     """A group whose keys are all known."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True, allow_inf_nan=False, frozen=True)
 
 
-class Component(BaseModel):
+class Component(Checked):
     """A group that names what it builds; keys beyond the typed ones are arguments of `_target_`."""
 
     model_config = ConfigDict(extra="allow", populate_by_name=True, allow_inf_nan=False, frozen=True)
     OWN: ClassVar[frozenset[str]] = frozenset({"name"})  # keys for the project itself, not for the target
 
-    name: str
+    name: str = Field(min_length=1, max_length=LONGEST)
     target: str = Field(alias="_target_", pattern=r"^[A-Za-z_][\w.]+\.\w+$")
 
     def arguments(self) -> dict[str, Json]:
@@ -51,7 +74,7 @@ class Method(Component):
     momentum: float | None = None
     momentum_end: float | None = Field(None, ge=0, le=1)
     symmetric: bool | None = None
-    head_layers: Literal[1, 2] | None = None
+    head_layers: Literal[1, 2, 3] | None = None
     hidden_dim: int | None = Field(None, gt=0)
     head_norm: bool | None = None
     splits: int | None = Field(None, ge=1)
@@ -69,12 +92,16 @@ class Method(Component):
 class Model(Component):
     architecture: str | None = None
     stem: Literal["cifar", "imagenet"] | None = None
+    pretrained: bool = False
+    widths: list[Annotated[int, Field(ge=1)]] | None = Field(None, min_length=1)
+    stem_stride: int | None = Field(None, ge=1)
+    pooled: int | None = Field(None, ge=1)
 
 
 class Data(Component):
     OWN = Component.OWN | {"validation", "mean", "std"}
 
-    name: str | None = None  # type: ignore[assignment]  # an image folder without a name takes its folder's, see named
+    name: str | None = Field(None, max_length=LONGEST)  # type: ignore[assignment]  # an image folder without a name takes its folder's, see named
     root: str | None = None
     size: int | None = Field(None, ge=4)
     validation: float = Field(ge=0, lt=1)
@@ -91,6 +118,18 @@ class Data(Component):
             raise ValueError("data.root is missing: give a folder that holds train/<class>/ and test/<class>/")
         return {**given, "name": Path(str(given["root"])).expanduser().absolute().name}
 
+    @model_validator(mode="after")
+    def _moments(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            there, lacking = ("mean", "std") if self.mean else ("std", "mean")
+            raise ValueError(f"data.{there} is given without data.{lacking}: give both, or neither")
+        if self.mean and self.std and not (all(0 <= m <= 1 for m in self.mean) and all(0 < s <= 1 for s in self.std)):
+            raise ValueError(
+                f"data.mean={self.mean} and data.std={self.std} are of pixels between 0 and 1, a std is above 0: "
+                "divide those of pixels up to 255 by 255"
+            )
+        return self
+
 
 class Optimizer(Component):
     OWN = Component.OWN | {"scale_lr"}
@@ -98,13 +137,14 @@ class Optimizer(Component):
     lr: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
     momentum: float | None = Field(None, ge=0, lt=1)
+    trust_coefficient: float | None = Field(None, gt=0)
     scale_lr: bool
 
 
 class Schedule(Component):
     warmup_epochs: float = Field(ge=0)
     final: float | None = Field(None, ge=0, le=1)
-    milestones: list[float] | None = None
+    milestones: list[Annotated[float, Field(ge=0)]] | None = None
     gamma: float | None = Field(None, gt=0)
 
 
@@ -165,10 +205,30 @@ class Probe(Section):
 class Tracking(Section):
     name: Literal["wandb", "none"]
     mode: Literal["offline", "online"] = "offline"
-    project: str = "moco"
-    entity: str | None = None
-    group: str | None = None
+    project: str = Field("moco", min_length=1)
+    entity: str | None = Field(None, min_length=1)
+    group: str | None = Field(None, min_length=1, max_length=128)
     tags: list[str] = []
+
+    @field_validator("project", "entity")
+    @classmethod
+    def _as_wandb_takes_it(cls, name: str | None, about: ValidationInfo) -> str | None:
+        if name and (len(name) > 128 or set(name) & set("/\\#?%:")):
+            said = name if len(name) <= 128 else f"{name[:20]}..."
+            raise ValueError(
+                f"tracker.{about.field_name}={said} is refused by W&B: give at most 128 characters, none of them / \\ # ? % :"
+            )
+        return name
+
+    @field_validator("tags")
+    @classmethod
+    def _tags(cls, tags: list[str]) -> list[str]:
+        for tag in tags:
+            if not 1 <= len(tag) <= 64:
+                raise ValueError(
+                    f"tracker.tags has a tag of {len(tag)} characters ({tag[:20]}...): W&B takes 1 to 64 of them"
+                )
+        return tags
 
 
 class Recipe(Section):
@@ -187,15 +247,15 @@ class Config(Section):
     METHOD_KEYS: ClassVar[tuple[str, ...]] = ("temperature", "m", "feature_dim", "momentum")  # see Method
     COMPONENTS: ClassVar[tuple[str, ...]] = ("method", "model", "data", "optimizer", "schedule")
 
-    temperature: float = Field(gt=0, description="softmax temperature of the contrastive loss")
+    temperature: float | None = Field(gt=0, description="softmax temperature of the contrastive loss")
     m: int | None = Field(ge=0, description="negatives: queue size (moco) or samples from the bank (npid, 0 = all)")
-    feature_dim: int = Field(ge=1, description="dimensions of the projection head's output")
-    momentum: float | None = Field(ge=0, le=1, description="of the key encoder (moco) or of the memory bank (npid)")
+    feature_dim: int | None = Field(ge=1, description="dimensions of the projection head's output")
+    momentum: float | None = Field(ge=0, le=1, description="share of the old that stays in the key encoder (moco); of the new in the memory bank (npid)")
     k: int = Field(ge=1, description="neighbours that vote in kNN")
     knn_temperature: float = Field(gt=0, description="temperature of the votes' weights; apart from the loss's")
     batch_size: int = Field(ge=2, description="images per step; an epoch's last images that fill no batch are left out")
     epochs: int = Field(ge=1, description="passes over the training images")
-    seed: int = Field(ge=0, description="of weights, data order and views")
+    seed: int = Field(ge=0, le=MOST_SEED, description="of weights, data order and views")
     precision: Literal["auto", "fp32", "bf16"] = Field(description="auto: bf16 where the hardware is fast at it")
     compile: bool = Field(description="torch.compile for the backbone (costs a minute at the start)")
     device: str = Field(pattern=DEVICE, description="auto, cpu, cuda, cuda:1 or mps")
@@ -289,7 +349,7 @@ class LinearEval(Section):
     sweep: str | None = Field(description="a sweep: each of its finished runs that lacks it, through hydra/launcher")
     runs_dir: str = Field(min_length=1, description="where the runs' folders lie")
     device: str = Field(pattern=DEVICE, description="auto, cpu, cuda, cuda:1 or mps")
-    seed: int = Field(ge=0, description="of the classifier, its data order and views")
+    seed: int = Field(ge=0, le=MOST_SEED, description="of the classifier, its data order and views")
     rerun: bool = Field(description="evaluate again where it has been done")
     probe: Probe
     tracker: Tracking
