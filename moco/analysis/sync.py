@@ -1,24 +1,23 @@
 """python -m moco sync: uploads to W&B what runs have kept offline, through `wandb sync`."""
 
-import netrc
 import os
 import re
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import urlparse
 
 from moco.errors import UserError
+from moco.protocols import LINEAR_PROTOCOLS
+from moco.runs.lease import BY_HAND
 from moco.runs.run import Run
 from moco.runs.state import State
-from moco.tracking.wandb_mirror import folders
+from moco.tracking import server
+from moco.tracking.wandb_mirror import WandbMirror, folders, is_whole
 
 AT_ONCE = 4  # uploads side by side
-LOG_IN = "get a key at {}/authorize and run `wandb login`, or set WANDB_API_KEY"
+ANSWER_SECONDS = 20.0  # for the server to answer, since `wandb sync` itself would go on asking for days
 
 
 def sync(runs: Sequence[Run]) -> None:
@@ -34,6 +33,12 @@ def sync(runs: Sequence[Run]) -> None:
         require_server(require_login())
     for run in running:
         print(f"{run.folder.name}: is running, upload it when it has ended")
+    for run in waiting:
+        if (file := pending(run)) and not is_whole(file.parent):
+            try:
+                write_anew(run)
+            except UserError as error:
+                print(f"warning: {error}", file=sys.stderr)
     failed = 0
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for line, well in pool.map(upload, waiting):
@@ -46,16 +51,30 @@ def sync(runs: Sequence[Run]) -> None:
 
 
 def pending(run: Run) -> Path | None:
-    """wandb's file to upload: the newest, which holds the whole run, unless it or a later one is online."""
+    """wandb's file to upload: the newest, unless W&B has it, or a later one went online and was taken whole."""
     for folder in reversed(folders(run)):
-        if not folder.name.startswith("offline-"):
-            return None  # the run went on online, and caught up there
+        if not folder.name.startswith("offline-") and is_whole(folder):
+            return None
         for file in folder.glob("*.wandb"):
             if mark(file).exists():
                 return None
             if file.stat().st_size:  # one that was killed at once is empty
                 return file
     return None
+
+
+def write_anew(run: Run) -> None:
+    """Writes an offline file of the whole run from metrics.jsonl: the newest was cut short, and would replace what is more.
+
+    Raises:
+        UserError: config.json cannot be used.
+    """
+    config, holder, result = run.config, run.holder(), run.result or {}
+    kind = "linear_eval" if any(protocol.top1 in result for protocol in LINEAR_PROTOCOLS.values()) else "train"
+    asked = config.tracker.model_copy(update={"name": "wandb", "mode": "offline"})
+    mirror = WandbMirror(asked, run, config, kind, holder.place if holder else BY_HAND)
+    mirror.catch_up(run.metrics())
+    mirror.finish(int(not result))
 
 
 def mark(file: Path) -> Path:
@@ -74,7 +93,8 @@ def upload(run: Run) -> tuple[str, bool]:
     Older files are marked as uploaded too, since each of them would replace what is newer.
     """
     file = pending(run)
-    assert file is not None
+    if file is None or not is_whole(file.parent):
+        return f"{run.folder.name}: failed (wandb's file was cut short, and cannot be written anew: see above)", False
     # What an agent or a training has set for itself would rename the run or shift its steps.
     environment = {key: value for key, value in os.environ.items() if key not in ("WANDB_RUN_ID", "WANDB_RESUME")}
     # In the folder of the run, since wandb leaves logs where it works.
@@ -96,38 +116,13 @@ def require_login() -> str:
     Raises:
         UserError: there is no key; the line says how to get one.
     """
-    from wandb.sdk import wandb_setup
-
-    settings = wandb_setup.singleton().settings
-    address = settings.base_url.rstrip("/")
-    known = settings.api_key or os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE")
-    if not known and not _in_netrc(urlparse(address).hostname or ""):
-        site = "https://wandb.ai" if urlparse(address).hostname == "api.wandb.ai" else address
-        raise UserError(f"wandb has no key for {address}: {LOG_IN.format(site)}")
+    address = server.address()
+    if missing := server.no_key(address):
+        raise UserError(missing)
     return address
 
 
-def _in_netrc(host: str) -> bool:
-    """Whether a netrc file holds the host's key."""
-    for path in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc"):
-        try:
-            if path and netrc.netrc(os.path.expanduser(path)).authenticators(host):
-                return True
-        except (OSError, netrc.NetrcParseError):
-            continue
-    return False
-
-
 def require_server(address: str) -> None:
-    """Asks the server for an answer once, since `wandb sync` itself would go on asking for days.
-
-    Raises:
-        UserError: it does not answer.
-    """
-    try:
-        urllib.request.urlopen(address, timeout=20).close()
-    except urllib.error.HTTPError:
-        pass  # an answer all the same
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise UserError(f"{address} does not answer ({reason}): sync where there is a network") from error
+    """Raises UserError where the server does not answer."""
+    if silent := server.no_answer(address, ANSWER_SECONDS):
+        raise UserError(f"{address} does not answer ({silent}): sync where there is a network")

@@ -205,9 +205,9 @@ class Probe(Section):
 class Tracking(Section):
     name: Literal["wandb", "none"]
     mode: Literal["offline", "online"] = "offline"
-    project: str = Field("moco", min_length=1)
-    entity: str | None = Field(None, min_length=1)
-    group: str | None = Field(None, min_length=1, max_length=128)
+    project: str = Field(default="moco", min_length=1)
+    entity: str | None = Field(default=None, min_length=1)
+    group: str | None = Field(default=None, min_length=1, max_length=128)
     tags: list[str] = []
 
     @field_validator("project", "entity")

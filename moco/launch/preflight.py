@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from moco.config.check import check, check_linear_eval, typed_keys
-from moco.config.schema import Config, LinearEval
+from moco.config.schema import Config, LinearEval, Tracking
 from moco.errors import UserError
 from moco.io import Json
 from moco.launch.job import Task
@@ -14,6 +14,7 @@ from moco.runs.identity import flatten, folder_name, identifies
 from moco.runs.run import Run, find
 from moco.runs.settings import describe, identifying, varying
 from moco.runs.sweep import Sweep
+from moco.tracking.environment import check_environment
 
 DONE_APART = ("version", "rerun", "linear_eval")  # keys outside of the identity that are never in vain
 
@@ -47,7 +48,19 @@ def preflight(points: Iterable[Point]) -> list[Task]:
             problems += [f"{' '.join(words)}: {line}" for line in str(error).splitlines()]
     if problems:
         raise UserError("\n".join(problems))
+    _check_trackers(tasks)
     return _labelled(tasks)
+
+
+def _check_trackers(tasks: Sequence[Task]) -> None:
+    """Refuses what W&B would refuse in the environment, once for all points."""
+    kept = [task.config.tracker for task in tasks if task.config]
+    kept += [asked.tracker for task in tasks for asked in task.evaluations]
+    seen: list[Tracking] = []
+    for tracker in kept:
+        if tracker not in seen:
+            seen.append(tracker)
+            check_environment(tracker)
 
 
 def linear_tasks(asked: LinearEval) -> list[Task]:
@@ -62,6 +75,7 @@ def linear_tasks(asked: LinearEval) -> list[Task]:
         print(f"{len(runs) - len(done)} of {len(runs)} runs of sweep {asked.sweep} are not done: they are left out")
     if not done:
         raise UserError(f"no run of sweep {asked.sweep} is done: look at python -m moco status {asked.sweep}")
+    check_environment(asked.tracker)
     return _labelled([_evaluation(run, asked) for run in done])
 
 

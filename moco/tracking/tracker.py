@@ -34,7 +34,14 @@ class Tracker:
 
 
 def open_tracker(asked: "Tracking", run: "Run", config: "Config", job_type: str, place: "Place") -> Tracker:
-    """The tracker that the configuration names; job_type is train or linear_eval."""
+    """The tracker that the configuration and the environment name; job_type is train or linear_eval.
+
+    Raises:
+        UserError: W&B would refuse a variable of the environment.
+    """
+    from moco.tracking.environment import effective
+
+    asked = effective(asked)
     if asked.name == "none":
         return Tracker()
     from moco.tracking.wandb_mirror import WandbMirror

@@ -15,12 +15,19 @@ from moco.io import Json
 from moco.protocols import ACCURACIES
 from moco.runs.lease import Place
 from moco.runs.run import Run
+from moco.tracking import server
+from moco.tracking.environment import agents_run_id
 from moco.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     import wandb
 
 FOLDER = re.compile(r"(offline-)?run-\d{8}_\d{6}-(?P<id>.+)")
+WHOLE = "whole"  # a file in wandb's folder of an attempt that has told wandb everything; online, that W&B has it
+ANSWER_SECONDS = 10.0  # for the server to answer at all
+INIT_SECONDS = 30.0  # for the server to take the run
+FINISH_SECONDS = 30.0  # to upload what is left at the end
+LATER = "`python -m moco sync` uploads it later"
 
 
 class WandbMirror(Tracker):
@@ -32,19 +39,22 @@ class WandbMirror(Tracker):
 
     def __init__(self, asked: Tracking, run: Run, config: Config, job_type: str, place: Place):
         self.run: wandb.Run | None = None
+        self.folder: Path | None = None  # wandb's, of this attempt
         job = run.job()  # knows the sweep and the label also where the run goes on by hand
         group = asked.group or place.sweep or (job.sweep if job else None)
-        name = display_name(run, _agent_label() or place.label or (job.label if job else ""))
+        name = display_name(run, _agent_label() or place.label or (job.label if job else os.environ.get("WANDB_NAME")))
         self._try(lambda: self._start(asked, run, config, job_type, group, name))
 
     def _start(self, asked: Tracking, run: Run, config: Config, job_type: str, group: str | None, name: str) -> None:
         import wandb
 
-        while folders(run) and time.strftime("run-%Y%m%d_%H%M%S-") in folders(run)[-1].name:
-            time.sleep(0.1)  # wandb's folders are named by the second: two attempts in one would be one
-        online = asked.mode == "online"
+        # The mirror itself decides whether to resume; and a run's id in the environment would be every run's.
+        for variable in ["WANDB_RESUME", *([] if agents_run_id() else ["WANDB_RUN_ID"])]:
+            os.environ.pop(variable, None)
 
         def begin(mode: str, resume: str | None) -> "wandb.Run":
+            while folders(run) and time.strftime("run-%Y%m%d_%H%M%S-") in folders(run)[-1].name:
+                time.sleep(0.1)  # wandb's folders are named by the second: two attempts in one would be one
             return wandb.init(
                 mode=mode,  # type: ignore[arg-type]
                 resume=resume,  # type: ignore[arg-type]
@@ -53,24 +63,36 @@ class WandbMirror(Tracker):
                 group=group,
                 tags=asked.tags,
                 # An agent of a W&B sweep has made the run already, under an id of its own, which the run keeps.
-                id=os.environ.get("WANDB_RUN_ID") or last_id(run) or run.id,
+                id=agents_run_id() or last_id(run) or run.id,
                 name=name,
                 job_type=job_type,
                 config=columns(config),
                 dir=str(run.folder),
-                settings=wandb.Settings(silent=True, console="off"),
+                settings=wandb.Settings(
+                    silent=True,
+                    console="off",
+                    init_timeout=INIT_SECONDS,
+                    finish_timeout=FINISH_SECONDS,
+                    finish_timeout_raises=True,
+                ),
             )
 
+        online = asked.mode == "online"
+        if online and (why := _offline_because()):
+            _say(f"wandb cannot go online ({why}): this run goes on offline, and {LATER}")
+            online = False
         try:
             # A training from its start replaces what is online. An offline folder holds the whole run: `wandb sync` would
             # shift the steps of one that says resume.
             goes_on = online and (job_type != "train" or run.checkpoint.exists())
-            self.run = begin(asked.mode, "allow" if goes_on else None)
-        except wandb.errors.UsageError as error:
+            self.run = begin("online" if online else "offline", "allow" if goes_on else None)
+        except wandb.errors.Error as error:
             if not online:
                 raise
-            _say(f"wandb cannot go online ({_line(error)}): log in with `wandb login`; this run goes on offline")
+            _say(f"wandb cannot go online ({_line(error)}): this run goes on offline, and {LATER}")
+            wandb.teardown(1)  # its service still tries, and would not begin a run of this id a second time
             self.run = begin("offline", None)
+        self.folder = folders(run)[-1] if folders(run) else None
         for metric in ACCURACIES:
             self.run.define_metric(metric, summary="max")
 
@@ -101,15 +123,35 @@ class WandbMirror(Tracker):
         self.run.log(dict(metrics), step=at)
 
     def finish(self, exit_code: int = 0) -> None:
-        if (run := self.run) is not None:
-            self._try(lambda: run.finish(exit_code=exit_code))
+        if self.run is not None:
+            self._try(lambda: self._finish(exit_code))
+
+    def _finish(self, exit_code: int) -> None:
+        assert self.run is not None
+        try:
+            self.run.finish(exit_code=exit_code)
+        except TimeoutError:  # the network went away
+            _say(f"W&B has not taken all of this run within {FINISH_SECONDS:.0f} s: {LATER}")
+            return
+        if self.folder is not None:
+            (self.folder / WHOLE).touch()
 
     def _try(self, call: Callable[[], None]) -> None:
         try:
             call()
         except Exception as error:  # whatever a tracker raises, the training goes on
             self.run = None
-            _say(f"wandb failed and is left out from here on ({type(error).__name__}: {_line(error)})")
+            later = f"; {LATER}" if self.folder else ""
+            _say(f"wandb failed and is left out from here on ({type(error).__name__}: {_line(error)}){later}")
+
+
+def _offline_because() -> str | None:
+    """Why W&B cannot be reached, where that is so: there is no key, or no answer."""
+    where = server.address()
+    if missing := server.no_key(where):
+        return missing
+    silent = server.no_answer(where, ANSWER_SECONDS)
+    return f"{where} does not answer: {silent}" if silent else None
 
 
 def _line(error: Exception) -> str:
@@ -125,6 +167,11 @@ def folders(run: Run) -> list[Path]:
     """wandb's folders of the run, one per attempt, oldest first."""
     found = [path for path in (run.folder / "wandb").glob("*run-*") if FOLDER.fullmatch(path.name)]
     return sorted(found, key=lambda path: path.name.removeprefix("offline-"))
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether wandb was told everything in that folder's attempt, which a kill or a failure cuts short."""
+    return (folder / WHOLE).exists()
 
 
 def last_id(run: Run) -> str | None:

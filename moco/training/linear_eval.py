@@ -42,9 +42,12 @@ def linear_eval(run: Run, asked: LinearEval, place: Place = BY_HAND) -> float:
     if protocol.top1 in result and not rerun:
         print(f"{run.folder} has its linear evaluation ({protocol.probe}): {summary(result)} (rerun=true repeats it)")
         return number(result, protocol.top1)
+    from moco.tracking.environment import check_environment
     from moco.training.checkpoint import load_encoder
     from moco.training.components import Components
     from moco.training.signals import Signals
+
+    check_environment(asked.tracker)
 
     with Signals() as signals:
         parts = Components(config, asked.device)

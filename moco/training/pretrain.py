@@ -85,10 +85,12 @@ def now() -> str:
 def _train(config: Config, run: Run, place: Place) -> dict[str, Json]:
     """Builds, trains, evaluates and writes result.json; nothing is written before all has been built."""
     from moco.runs import provenance
+    from moco.tracking.environment import check_environment
     from moco.training.components import Components, knn_evaluation
     from moco.training.signals import Signals
     from moco.training.trainer import Trainer
 
+    check_environment(config.tracker)
     with Signals() as signals:
         parts = Components(config, config.device)
         parts.check_sizes()

@@ -15,6 +15,7 @@ from moco.analysis import sync
 from moco.errors import UserError
 from moco.runs.lease import Place
 from moco.runs.run import Run
+from moco.tracking.wandb_mirror import WHOLE
 
 pytestmark = pytest.mark.usefixtures("without_login")
 LINEAR: dict[str, Any] = {"step": 30, "linear/top1": 61.0}
@@ -74,7 +75,9 @@ def test_the_newest_file_that_holds_anything_is_uploaded(run: Run) -> None:
     assert sync.pending(run) is None
     offline(run, "000004")
     assert sync.pending(run) is not None
-    offline(run, "000005", mode="run")  # the run went on online
+    online = offline(run, "000005", mode="run")  # the run went on online, and was cut off there
+    assert sync.pending(run) == online
+    (online.parent / WHOLE).touch()
     assert sync.pending(run) is None
 
 

@@ -17,6 +17,9 @@ class Server(ThreadingHTTPServer):
         self.runs: dict[str, dict[str, Any]] = {}
         self.refuse: set[str] = set()
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that ended in the middle is nothing to tell."""
+
     @property
     def address(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
@@ -72,6 +75,10 @@ class Handler(BaseHTTPRequestHandler):
                 "project": {"id": "P", "name": run["project"], "entity": entity},
             }
             return {"data": {"upsertBucket": {"bucket": bucket, "inserted": True}}}
+        if "RunResumeStatus" in query:
+            there = self.server.runs.get(given["name"])
+            model = {"id": "P", "name": given["project"], "entity": entity}
+            return {"data": {"model": {**model, "bucket": _bucket(given["name"], there) if there else None}}}
         if "createRunFiles" in query:
             files = [{"name": name, "uploadUrl": f"{self.server.address}/files/{name}"} for name in given["files"]]
             return {"data": {"createRunFiles": {"runID": "R", "uploadHeaders": [], "files": files}}}
@@ -91,6 +98,25 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+
+def _bucket(name: str, run: dict[str, Any]) -> dict[str, Any]:
+    """What a client that goes on with a run is told of it."""
+    return {
+        "id": "R",
+        "name": name,
+        "displayName": run["displayName"],
+        "summaryMetrics": json.dumps(run.get("summary", {})),
+        "logLineCount": 0,
+        "historyLineCount": len(run["history"]),
+        "eventsLineCount": 0,
+        "historyTail": json.dumps(run["history"][-1:]),
+        "eventsTail": "[]",
+        "config": run["config"],
+        "tags": run.get("tags") or [],
+        "notes": None,
+        "wandbConfig": json.dumps({"t": {}}),
+    }
 
 
 @contextmanager

@@ -87,10 +87,13 @@ def test_the_group_that_is_asked_for_wins_over_the_sweep(run: Run, monkeypatch: 
     monkeypatch.setattr(wandb, "init", lambda **arguments: asked.append(arguments) or _Recorder())
     for group, sweep in (("mine", "swept"), (None, "swept"), (None, None)):
         open_tracker(SETTINGS.model_copy(update={"group": group}), run, CONFIG, "train", Place(sweep=sweep))
-    monkeypatch.setenv("WANDB_RUN_ID", "theirs")  # as an agent of a wandb sweep sets it
+    monkeypatch.setenv("WANDB_RUN_ID", "theirs")
+    open_tracker(SETTINGS, run, CONFIG, "train", BY_HAND)  # alone it would be the id of every point of a sweep
+    monkeypatch.setenv("WANDB_RUN_ID", "theirs")
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")  # as an agent of a wandb sweep sets both
     open_tracker(SETTINGS, run, CONFIG, "train", BY_HAND)
-    assert [a["group"] for a in asked] == ["mine", "swept", None, None]
-    assert [a["id"] for a in asked] == [run.id] * 3 + ["theirs"]
+    assert [a["group"] for a in asked] == ["mine", "swept", None, None, None]
+    assert [a["id"] for a in asked] == [run.id] * 4 + ["theirs"]
 
 
 class _Recorder:
@@ -158,7 +161,8 @@ def test_online_without_a_key_goes_on_offline_with_one_line(run: Run, capfd):
     tracker.log(10, LINES[0])
     tracker.finish()
     [line] = capfd.readouterr().err.splitlines()
-    assert line.startswith("warning: wandb cannot go online (") and line.endswith("this run goes on offline")
+    assert line.startswith("warning: wandb cannot go online (")
+    assert line.endswith("this run goes on offline, and `python -m moco sync` uploads it later")
     assert "wandb login" in line
     [records] = read_back(run)
     assert history(records) == [(10, LINES[0])]

@@ -102,6 +102,7 @@ def test_an_agents_choice_names_the_run(run: Run, tmp_path: Path, monkeypatch: p
     chosen = {"wandb_version": 1, "temperature": {"value": 0.2}, "m": {"value": 512}}
     (tmp_path / "chosen.yaml").write_text(yaml.safe_dump(chosen, sort_keys=False))
     monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(tmp_path / "chosen.yaml"))
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
     monkeypatch.setenv("WANDB_RUN_ID", "theirs")
     track(run, STEPS[:1])
     [records] = read_back(run)
