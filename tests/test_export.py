@@ -26,13 +26,15 @@ def trained(
     def make(*overrides: str) -> tuple[Run, nn.Module]:
         config = checked(*overrides)
         torch.manual_seed(1)
-        method = MoCo(instantiate(config.model), feature_dim=4, m=8, temperature=0.1, momentum=0.9, splits=2)
+        method = MoCo(
+            instantiate(config.model.unweighted()), feature_dim=4, m=8, temperature=0.1, momentum=0.9, splits=2
+        )
         for _ in range(2):
             method(torch.randn(8, 3, 32, 32), torch.randn(8, 3, 32, 32), torch.arange(8))
         run = Run(tmp_path / "runs" / "moco-x-y-abcdefghij")
         run.folder.mkdir(parents=True)
         run.write_config(config)
-        run.write_result({"knn/top1": 50.0})
+        run.write_result({"knn/top1": 50.0, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.1], "image_size": [32, 32]})
         torch.save({"method": method.state_dict()}, run.checkpoint)
         return run, method.encoder.eval()
 
@@ -45,11 +47,12 @@ def trained(
     [
         (["model=resnet18"], "ResNet"),
         (["model=resnet18", "model.stem=imagenet"], "ResNet"),
+        (["model=resnet18", "model.pretrained=true"], "ResNet"),
         (["model=timm"], "ResNet"),
         (["model=timm", "model.architecture=convnext_atto", "+model.depths=[1,1,1,1]"], "ConvNeXt"),
         (["model=small", "model.widths=[8,16]"], "SmallResNet"),
     ],
-    ids=["cifar", "imagenet", "timm", "timm-options", "small"],
+    ids=["cifar", "imagenet", "pretrained", "timm", "timm-options", "small"],
 )
 def test_exports_load_strictly_by_the_lines_they_come_with(trained, tmp_path: Path, model, plain: str, form: str):
     run, encoder = trained(*model)
@@ -64,6 +67,32 @@ def test_exports_load_strictly_by_the_lines_they_come_with(trained, tmp_path: Pa
     assert torch.equal(loaded(x), encoder(x))
     assert int(loaded.state_dict().get("bn1.num_batches_tracked", 2)) == 2
     assert loaded.load_state_dict(names["weights"], strict=True).missing_keys == []
+
+
+@pytest.mark.parametrize("form", ["torchvision", "safetensors"])
+def test_exports_say_how_their_images_were_normalised(trained, form: str):
+    run, _ = trained("model=small", "model.widths=[8,16]")
+    path, lines = export(run, form, None)
+    names: dict = {}
+    exec(lines, names)
+    assert (names["mean"], names["std"]) == ([0.5, 0.4, 0.3], [0.2, 0.2, 0.1])
+    if form == "safetensors":
+        from safetensors import safe_open
+
+        with safe_open(path, "pt") as file:
+            written = file.metadata()
+        written = {key: value if key in ("run", "model") else json.loads(value) for key, value in written.items()}
+    else:
+        written = json.loads(Path(f"{path}.json").read_text())
+    assert written == {
+        "run": "moco-x-y-abcdefghij",
+        "model": "small",
+        "mean": [0.5, 0.4, 0.3],
+        "std": [0.2, 0.2, 0.1],
+        "image_size": [32, 32],
+    }
+    run.write_result({"knn/top1": 50.0})  # of a version that did not keep them
+    assert "std" not in export(run, form, None)[1]
 
 
 def test_export_goes_where_it_is_told(trained, tmp_path: Path):

@@ -108,6 +108,10 @@ class Data(Component):
     mean: list[float] | None = Field(None, min_length=3, max_length=3)
     std: list[float] | None = Field(None, min_length=3, max_length=3)
 
+    def unweighted(self) -> Self:
+        """Without the weights that somebody else trained, for what replaces them at once."""
+        return self.model_copy(update={"pretrained": False}) if self.pretrained else self
+
     @model_validator(mode="before")
     @classmethod
     def _named(cls, given: object) -> object:
@@ -250,7 +254,9 @@ class Config(Section):
     temperature: float | None = Field(gt=0, description="softmax temperature of the contrastive loss")
     m: int | None = Field(ge=0, description="negatives: queue size (moco) or samples from the bank (npid, 0 = all)")
     feature_dim: int | None = Field(ge=1, description="dimensions of the projection head's output")
-    momentum: float | None = Field(ge=0, le=1, description="share of the old that stays in the key encoder (moco); of the new in the memory bank (npid)")
+    momentum: float | None = Field(
+        ge=0, le=1, description="share of the old in the key encoder (moco), of the new in the memory bank (npid)"
+    )
     k: int = Field(ge=1, description="neighbours that vote in kNN")
     knn_temperature: float = Field(gt=0, description="temperature of the votes' weights; apart from the loss's")
     batch_size: int = Field(ge=2, description="images per step; an epoch's last images that fill no batch are left out")

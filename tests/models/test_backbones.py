@@ -87,3 +87,79 @@ def test_timm_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(UserError, match="model=timm needs timm: pip install timm"):
         timm_backbone("resnet10t")
+
+
+# Weights that somebody else trained
+
+
+@pytest.fixture
+def downloaded(monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """What torchvision would download for a resnet18; `asked` of it is in the test's hands."""
+    torch.manual_seed(7)
+    weights = resnet.resnet18().state_dict()
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda url, **options: weights)
+    return weights
+
+
+@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
+def test_pretrained_resnets_have_torchvisions_weights(stem: str, downloaded, capsys: pytest.CaptureFixture[str]):
+    model = torchvision_resnet("resnet18", stem, pretrained=True)
+    said = capsys.readouterr().err
+    assert "the weights are ResNet18_Weights.IMAGENET1K_V1" in said
+    assert ("but for the first convolution" in said) == (stem == "cifar")
+    state = model.state_dict()
+    same = [name for name, value in state.items() if torch.equal(value, downloaded.get(name, torch.zeros(0)))]
+    assert set(state) - set(same) == ({"conv1.weight"} if stem == "cifar" else set())
+    assert state["conv1.weight"].shape[-1] == (3 if stem == "cifar" else 7)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("<urlopen error [Errno -2] Name or service not known>"),
+        RuntimeError('invalid hash value (expected "f37072fd")'),
+    ],
+)
+def test_weights_of_torchvision_that_cannot_be_downloaded(error: Exception, monkeypatch: pytest.MonkeyPatch):
+    def fails(url: str, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fails)
+    with pytest.raises(
+        UserError, match=r"^model.pretrained=true: https://.*resnet18-.*.pth cannot be downloaded .*checkpoints$"
+    ):
+        torchvision_resnet("resnet18", "cifar", pretrained=True)
+
+
+def test_pretrained_timm_backbones_have_timms_weights(monkeypatch: pytest.MonkeyPatch):
+    timm = pytest.importorskip("timm")
+    other = timm.create_model("resnet10t", num_classes=0).state_dict()
+    loaded = []
+
+    def load(model: nn.Module, **options: object) -> None:
+        loaded.append(options["pretrained_cfg"])
+        model.load_state_dict(other)
+
+    monkeypatch.setattr("timm.models._builder.load_pretrained", load)
+    model = timm_backbone("resnet10t", pretrained=True)
+    assert len(loaded) == 1 and all(torch.equal(value, other[name]) for name, value in model.state_dict().items())
+    timm_backbone("resnet10t")
+    assert len(loaded) == 1
+
+
+def test_weights_of_timm_that_are_not_there(monkeypatch: pytest.MonkeyPatch):
+    def fails(model: nn.Module, **options: object) -> None:
+        raise ConnectionError("Cannot reach\nhuggingface.co")
+
+    monkeypatch.setattr("timm.models._builder.load_pretrained", fails)
+    with pytest.raises(
+        UserError, match=r"resnet10t cannot be loaded .*\(ConnectionError: Cannot reach huggingface.co\): connect"
+    ):
+        timm_backbone("resnet10t", pretrained=True)
+    with pytest.raises(UserError, match="resnet10t has no such setting: .*widht"):
+        timm_backbone("resnet10t", pretrained=True, widht=3)
+    with pytest.raises(
+        UserError, match="timm has no weights for model.architecture=resnet34s: give model.pretrained=false"
+    ):
+        monkeypatch.setattr("timm.is_model", lambda name: True)
+        timm_backbone("resnet34s", pretrained=True)
