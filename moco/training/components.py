@@ -1,5 +1,6 @@
 """What training and linear evaluation build alike from a configuration, on the device."""
 
+import functools
 import sys
 from collections.abc import Callable
 from typing import Protocol, cast
@@ -16,8 +17,10 @@ from moco.evaluation.knn import knn
 from moco.models.cpu_kernels import guard_convolutions
 from moco.models.modes import channels_last, eval_mode
 from moco.protocols import KNN, KNN_HEAD
+from moco.training import memory
 from moco.training.device import choose_bf16, choose_device
 from moco.training.trainer import Method
+from moco.training.trial import try_backbone
 
 
 class Views(Protocol):
@@ -31,33 +34,57 @@ class Components:
     """Data on the device, backbone, views and precision.
 
     Attributes:
-        encoder: images [B, 3, H, W] -> features [B, D], weights drawn by the seed, on the CPU.
+        encoder: images [B, 3, H, W] -> features [B, D], weights drawn by the seed, on the CPU. It has seen two images of
+            each kind: views of training, of evaluation and of linear evaluation.
+
+    Args:
+        pretrained: whether the backbone gets the weights that model.pretrained asks for.
 
     Raises:
-        UserError: there is no such device, data set or architecture.
+        UserError: there is no such device, data set or architecture, or they do not fit each other or the memory.
     """
 
-    def __init__(self, config: Config, device: str):
+    def __init__(self, config: Config, device: str, *, pretrained: bool = True):
         self.config, self.device = config, choose_device(device)
         data: Dataset = instantiate(config.data)
         if config.data.validation:
             data = data.hold_out(config.data.validation)
+        _check_images(config, data)
+        side = data.train_images.shape[-1]
+        memory.refuse(memory.views(config, side), self.device)
         torch.manual_seed(config.seed)
-        self.encoder: nn.Module = channels_last(instantiate(config.model))
+        with memory.allocating(f"model={config.model.name}"):
+            self.encoder: nn.Module = channels_last(
+                instantiate(config.model if pretrained else config.model.unweighted())
+            )
         self.data = data.to(self.device)
         self.bf16 = choose_bf16(config.precision, self.device)
+        try_backbone(self.encoder, config.model.name, self._samples(data.train_images[:2]))
         if self.device.type == "cpu":
-            side = config.augment.size or data.train_images.shape[-1]
-            if said := guard_convolutions(self.encoder, side, bf16=self.bf16):
+            if said := guard_convolutions(self.encoder, config.augment.size or side, bf16=self.bf16):
                 print(f"model={config.model.name}: {said}", file=sys.stderr, flush=True)
+
+    def _samples(self, images: Tensor) -> dict[str, Tensor]:
+        """Of uint8 images on the CPU each kind of view that the backbone is to take."""
+        views = self.views()
+        return {
+            "training views (augment.size)": views(images),
+            "images of evaluation (augment.eval_size)": views.clean(images),
+            "views of linear evaluation (augment.eval_size)": self.probe_views()(images),
+        }
+
+    @functools.cached_property
+    def moments(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of each channel by which images are normalised: given ones, or the data set's own."""
+        given = self.config.data
+        if not self.config.augment.normalize:
+            return [0.0] * 3, [1.0] * 3
+        return (given.mean, given.std) if given.mean and given.std else self.data.moments()
 
     def views(self, **changes: object) -> Views:
         """The augmentation of the configuration, or with other values."""
         section = self.config.augment.model_copy(update=changes)
-        mean, std = [0.0] * 3, [1.0] * 3
-        if section.normalize:
-            given = self.config.data
-            mean, std = (given.mean, given.std) if given.mean and given.std else self.data.moments()
+        mean, std = self.moments
         return cast(Views, instantiate(section, mean=mean, std=std))
 
     def probe_views(self) -> Views:
@@ -88,15 +115,35 @@ class Components:
         n, bank = len(data.train_images), len(data.labelled()[1])
         problems = []
         if config.batch_size > n:
-            problems.append(f"batch_size={config.batch_size} is more than the {n} training images: give at most {n}")
+            remedy = f"give at most {n}" if n > 1 else "a batch needs two, so add images"
+            problems.append(f"batch_size={config.batch_size} is more than the {n} training images: {remedy}")
         if config.k > bank:
             problems.append(
                 f"k={config.k} is more than the {bank} labelled training images that vote: give at most {bank}"
             )
-        if len(data.test_images) == 0:
-            problems.append(f"data.validation={config.data.validation} leaves no image to evaluate on: give more")
         if problems:
             raise UserError("\n".join(problems))
+        num_features = cast(int, self.encoder.num_features)
+        memory.refuse(memory.heads_and_memories(config, num_features, n), self.device)
+
+
+def _check_images(config: Config, data: Dataset) -> None:
+    """Refuses a data set that lacks images.
+
+    Raises:
+        UserError: there is none to train or to evaluate on.
+    """
+    share = config.data.validation
+    for images, what, remedy in (
+        (data.train_images, "to train on", "give less"),
+        (data.test_images, "to evaluate on", "give more"),
+    ):
+        if len(images) == 0:
+            raise UserError(
+                f"data.validation={share} leaves no image {what}: {remedy}"
+                if share
+                else f"data={config.data.name} has no image {what}: look at data.root"
+            )
 
 
 def knn_evaluation(parts: Components, method: Method, views: Views) -> Callable[[], dict[str, float]]:

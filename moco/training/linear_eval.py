@@ -50,7 +50,7 @@ def linear_eval(run: Run, asked: LinearEval, place: Place = BY_HAND) -> float:
     check_environment(asked.tracker)
 
     with Signals() as signals:
-        parts = Components(config, asked.device)
+        parts = Components(config, asked.device, pretrained=False)
         load_encoder(run, parts.encoder).to(parts.device)
         with run.lease("linear_eval", str(parts.device), place) as lease:
             result = run.result or result  # another process may have added to it meanwhile

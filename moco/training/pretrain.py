@@ -89,6 +89,7 @@ def _train(config: Config, run: Run, place: Place) -> dict[str, Json]:
     from moco.training.components import Components, knn_evaluation
     from moco.training.signals import Signals
     from moco.training.trainer import Trainer
+    from moco.training.trial import try_method
 
     check_environment(config.tracker)
     with Signals() as signals:
@@ -96,7 +97,8 @@ def _train(config: Config, run: Run, place: Place) -> dict[str, Json]:
         parts.check_sizes()
         method, optimizer, schedule = trainable(parts)
         views = parts.views()
-        views(parts.data.train_images[:2])  # a view that cannot be made is found before anything is written
+        two = parts.data.train_images[:2]
+        described = try_method(method, config, parts.autocast(), views(two), views.clean(two))
         with run.lease("train", str(parts.device), place) as lease:
             if config.rerun or run.order(KNN.prefix).exists():
                 run.clear(*["job.json"] * bool(place.job))
@@ -119,7 +121,7 @@ def _train(config: Config, run: Run, place: Place) -> dict[str, Json]:
                     tracker=tracker,
                 )
                 trainer.fit(lease, signals)
-                result = _result(parts, trainer)
+                result = _result(parts, trainer, described)
                 run.write_result(result)
                 return result
 
@@ -130,13 +132,15 @@ def trainable(parts: "Components") -> "tuple[Method, torch.optim.Optimizer, Sche
 
     from moco.config.components import instantiate
     from moco.optim import scaled_lr
+    from moco.training.memory import allocating
 
     config, images = parts.config, len(parts.data.train_images)
     per_epoch = images // config.batch_size
     torch.manual_seed(config.seed)
-    method: torch.nn.Module = instantiate(
-        config.method, encoder=parts.encoder, num_images=images, steps=config.epochs * per_epoch
-    ).to(parts.device)
+    with allocating(f"method={config.method.name}"):
+        method: torch.nn.Module = instantiate(
+            config.method, encoder=parts.encoder, num_images=images, steps=config.epochs * per_epoch
+        ).to(parts.device)
     if config.compile:
         for name, part in method.named_children():
             if name.endswith("encoder"):  # the key encoder too
@@ -152,25 +156,17 @@ def trainable(parts: "Components") -> "tuple[Method, torch.optim.Optimizer, Sche
     return method, optimizer, schedule  # type: ignore[return-value]  # a module with what Method asks for
 
 
-def _result(parts: "Components", trainer: "Trainer") -> dict[str, Json]:
+def _result(parts: "Components", trainer: "Trainer", described: dict[str, Json]) -> dict[str, Json]:
     """The last epoch is what counts; the best is kept beside it."""
-    import torch
-
-    from moco.models.cost import count
-
-    last = trainer.run.metrics()[-1]
-    side = parts.data.train_images.shape[-1]
-    backbone = count(trainer.method.encoder, side)
-    whole = count(torch.nn.Sequential(trainer.method.encoder, trainer.method.head), side)
+    last, (mean, std) = trainer.run.metrics()[-1], parts.moments
     return {
         **{key: value for key, value in last.items() if "/" in key},
         "best": {**trainer.best},
         "epochs": parts.config.epochs,
         "steps": trainer.step,
-        "params": whole.parameters,
-        "multiply_adds": whole.multiply_adds,
-        "params_backbone": backbone.parameters,
-        "multiply_adds_backbone": backbone.multiply_adds,
+        **described,
+        "mean": [*mean],
+        "std": [*std],
         "train_images": len(parts.data.train_images),
         "test_images": len(parts.data.test_images),
         "evaluated_on": "validation" if parts.config.data.validation else "test",
