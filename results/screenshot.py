@@ -1,6 +1,7 @@
 """What a command shows in a terminal after some seconds, as an SVG: python results/screenshot.py OUT.svg SECONDS COMMAND ...
 
-Of a screen that is redrawn in place the last whole one counts.
+The terminal is as large as this one, or as the variables COLUMNS and LINES say. Understood are text, colours and what
+rich's live displays write to draw in place.
 """
 
 import fcntl
@@ -8,6 +9,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import struct
 import sys
@@ -17,35 +19,48 @@ import time
 from rich.console import Console
 from rich.text import Text
 
-COLUMNS, ROWS = 110, 40
-ERASED = re.compile(r"(?:\r?\x1b\[2K(?:\x1b\[1A)?)+")  # what rich writes before it draws anew
-CURSOR = re.compile(r"\x1b\[\?25[lh]")
+CONTROLS = re.compile(r"(\033\[\d*A|\033\[2K|\033\[\?25[hl]|\r|\n)")
 
 
-def screen(command: list[str], seconds: float) -> str:
-    """The last screen of the command in a pseudo-terminal; it gets Ctrl-C in the end."""
+def written(command: list[str], seconds: float, width: int, height: int) -> str:
+    """What the command writes into a pseudo-terminal in that time; it gets Ctrl-C in the end."""
     child, terminal = pty.fork()
     if child == 0:
-        os.environ["TERM"] = "xterm-256color"
-        os.execvp(command[0], command)
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
-    shown, deadline = b"", time.monotonic() + seconds
+        fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+        os.execvpe(command[0], command, {**os.environ, "TERM": "xterm-256color"})
+    found, deadline = b"", time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
         if select.select([terminal], [], [], left)[0]:
             try:
-                shown += os.read(terminal, 65536)
+                found += os.read(terminal, 65536)
             except OSError:  # it has ended
                 break
     os.kill(child, signal.SIGINT)
     os.waitpid(child, 0)
-    frames = ERASED.split(CURSOR.sub("", shown.decode(errors="replace")))
-    return next(frame for frame in reversed(frames) if frame.strip()).replace("\r\n", "\n").strip("\n")
+    return found.decode(errors="replace")
+
+
+def screen(text: str) -> list[str]:
+    """The lines on the terminal once all of the text has been written, with their colours."""
+    lines, row = [""], 0
+    for part in CONTROLS.split(text):
+        if part == "\n":
+            row += 1
+            lines += [""] * (row + 1 - len(lines))
+        elif part.endswith("A") and CONTROLS.fullmatch(part):
+            row = max(0, row - int(part[2:-1] or 1))
+        elif part == "\033[2K":
+            lines[row] = ""
+        elif not CONTROLS.fullmatch(part):
+            lines[row] += part
+    return lines
 
 
 if __name__ == "__main__":
     out, seconds, *command = sys.argv[1:]
-    text = Text.from_ansi(screen(command, float(seconds)))
-    width = max(len(line) for line in text.plain.splitlines())
-    console = Console(record=True, width=width, file=open(os.devnull, "w"))
-    console.print(text)
+    width, height = shutil.get_terminal_size((110, 40))
+    lines = screen(written(command, float(seconds), width, height))
+    shown = Text.from_ansi("\n".join(lines).strip("\n"))
+    console = Console(record=True, width=max(map(len, shown.plain.splitlines())), file=open(os.devnull, "w"))
+    console.print(shown)
     console.save_svg(out, title="$ " + " ".join(command).replace(sys.executable, "python"))
