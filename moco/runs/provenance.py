@@ -52,9 +52,10 @@ def snapshot(folder: Path) -> Path:
     if not target.exists():
         aside = Path(tempfile.mkdtemp(dir=folder))
         for name in filter(None, _git("ls-files", "-z").split("\0")):
-            if (CODE / name).is_file():  # a file deleted since the last commit is tracked still
+            path = CODE / name
+            if path.is_file() or path.is_symlink():  # a file deleted since the last commit is tracked still
                 (aside / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(CODE / name, aside / name)
+                shutil.copy2(path, aside / name, follow_symlinks=False)  # moco/conf is a link
         (aside / FROZEN.name).write_text(json.dumps([commit, diff]))
         aside.rename(target)
     return target

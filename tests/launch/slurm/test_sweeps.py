@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from cluster import wait_until
 
 ROOT = Path(__file__).parents[3]
@@ -62,7 +61,7 @@ def launched(slurm, runs_dir, *words, **options):
 
 
 def runs(runs_dir: Path) -> list[Path]:
-    return sorted(path.parent for path in runs_dir.glob("*/config.yaml"))
+    return sorted(path.parent for path in runs_dir.glob("*/config.json"))
 
 
 def read(path: Path):
@@ -70,7 +69,7 @@ def read(path: Path):
 
 
 def configuration(run: Path) -> dict:
-    return yaml.safe_load((run / "config.yaml").read_text())
+    return read(run / "config.json")
 
 
 def job_of(run: Path) -> str:
@@ -128,20 +127,21 @@ def test_arrays_over_two_nodes_and_only_what_is_missing_again(slurm, tmp_path):
     assert done.returncode == 0, done.stderr
     assert len(jobs(slurm) - before) == 6
     assert len({job_of(run).partition("_")[0] for run in runs(tmp_path)}) == 2
-    claims = [read(run / "claim.json") for run in runs(tmp_path)]
-    assert {(claim["host"], claim["visible"]) for claim in claims} == {(n, g) for n in ("n1", "n2") for g in "01"}
-    for a in claims:
-        for b in claims:
+    leases = [read(run / "lease.json") for run in runs(tmp_path)]
+    gpu = lambda lease: (lease["host"], lease["place"]["visible"])  # noqa: E731
+    assert {gpu(lease) for lease in leases} == {(n, g) for n in ("n1", "n2") for g in "01"}
+    for a in leases:
+        for b in leases:
             apart = a["finished"] <= b["started"] or b["finished"] <= a["started"]
-            assert a is b or apart or (a["host"], a["visible"]) != (b["host"], b["visible"])
+            assert a is b or apart or gpu(a) != gpu(b)
 
     before = jobs(slurm)
     again = sweep(slurm, tmp_path, "seed=range(7)", *words, WAIT)
     assert again.returncode == 0, again.stderr
-    assert "7 points, 6 done, 0 running elsewhere, 1 to start" in again.stdout
+    assert "7 runs, 6 done, 0 running elsewhere, 1 to start" in again.stdout
     assert len(jobs(slurm) - before) == 1
     assert len(list(tmp_path.glob("*/result.json"))) == 7
-    assert all(claim in [read(run / "claim.json") for run in runs(tmp_path)] for claim in claims)
+    assert all(lease in [read(run / "lease.json") for run in runs(tmp_path)] for lease in leases)
 
 
 def test_preempted_or_on_a_dead_node_ends_as_if_uninterrupted(slurm, tmp_path, uninterrupted):
@@ -165,7 +165,7 @@ def test_preempted_or_on_a_dead_node_ends_as_if_uninterrupted(slurm, tmp_path, u
         assert len(read(run / "provenance.json")) >= 2
         assert_same(run, uninterrupted())
     assert "DUE TO PREEMPTION" in log(found["n1"])
-    assert "hostname=n2" in log(found["n2"]) and read(found["n2"] / "claim.json")["host"] == "n1"
+    assert "hostname=n2" in log(found["n2"]) and read(found["n2"] / "lease.json")["host"] == "n1"
 
 
 def test_more_work_than_a_time_limit_allows(slurm, tmp_path, uninterrupted):
@@ -188,7 +188,7 @@ def test_points_that_raise_are_killed_or_need_too_much_memory_beside_one_that_en
         wait_until(lambda: len(list(tmp_path.glob("*/job.json"))) == 6, 120, "all jobs")
         found = {(config["m"], config["k"]): run for run in runs(tmp_path) if (config := configuration(run))}
         victim = found[128, 5]
-        wait_until((victim / "claim.json").exists, 300, "the victim to start")
+        wait_until((victim / "lease.json").exists, 300, "the victim to start")
         os.kill(process_of(job_of(victim)), signal.SIGKILL)
         out, err = launcher.communicate(timeout=600)
     assert launcher.returncode == 1
@@ -245,7 +245,7 @@ def test_edits_after_submission_change_nothing(slurm, tmp_path, closed):
 
     edit(repo / "conf/train.yaml", "seed: 0", "seed: 1")
     edit(repo / "conf/recipe/quickstart.yaml", "epochs: 20", "epochs: 3")
-    edit(repo / "moco/jobs.py", "cfg = named(cfg)", "cfg = named(cfg)\n    print('edited')")
+    edit(repo / "moco/training/pretrain.py", "run = run or Run(", "print('edited')\n    run = run or Run(")
     closed()
     for run in (frozen, followed):
         slurm.wait_job(job_of(run), "COMPLETED", timeout=900)
@@ -265,7 +265,10 @@ def checkout(repo: Path) -> Path:
     """A git checkout of its own with this code as it is."""
     for name in ("moco", "hydra_plugins", "conf", "sweeps", "train.py"):
         source = ROOT / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, (repo.mkdir(exist_ok=True) or repo) / name)
+        if source.is_dir():
+            shutil.copytree(source, repo / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, repo / name)
     for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "as it is"]):
         git(repo, *words)
     return repo
