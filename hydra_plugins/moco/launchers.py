@@ -3,12 +3,15 @@
 Scanned at every start, so nothing heavy is imported here.
 """
 
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -20,6 +23,13 @@ if TYPE_CHECKING:
     from moco.launch.job import Task
     from moco.runs.state import State
 
+UNHEEDED = {  # keys of Hydra's that a sweep does not heed, and what to do instead
+    "hydra.sweep.dir": "give runs_dir",
+    "hydra.sweep.subdir": "a run's folder is named by its id",
+    "hydra.run.dir": "give runs_dir",
+    "hydra.job.chdir": "jobs stay in the working directory",
+    "hydra.output_subdir": "the configuration lies in the run's config.json",
+}
 TARGET = "hydra_plugins.moco.launchers.MocoLauncher"
 
 
@@ -53,36 +63,74 @@ class MocoLauncher(Launcher):
         from moco.config.compose import Composer
         from moco.launch import plan
         from moco.launch.options import known
-        from moco.launch.preflight import Point, preflight
+        from moco.launch.preflight import Point, alike, preflight
         from moco.runs.sweep import Sweep
 
-        options = known(OmegaConf.to_object(self.config.hydra.launcher))
+        hydra = self.config.hydra
+        options = known(OmegaConf.to_object(hydra.launcher))
+        for line in without_effect(hydra):
+            print(line, file=sys.stderr)
         compose = Composer(self.context.config_loader, self.config)
         tasks = preflight([Point(words, partial(compose, words)) for words in job_overrides])
-        name = options.sweep or self.config.hydra.runtime.choices.get("sweeps") or _swept(job_overrides)
-        ends = plan.launch(tasks, options, Sweep(self.config.runs_dir, name), rerun=bool(self.config.rerun))
+        runs_dir, rerun = alike(tasks, self.config.runs_dir, bool(self.config.rerun))
+        if name := options.sweep or hydra.runtime.choices.get("sweeps"):
+            sweep = Sweep.named(runs_dir, str(name))
+        else:
+            sweep = Sweep.unnamed(runs_dir, *self._varied(job_overrides))
+        os.environ.update({str(key): str(value) for key, value in hydra.job.env_set.items()})  # the jobs inherit it
+        ends = plan.launch(tasks, options, sweep, rerun)
         self.exit_code = plan.exit_code(ends)
+        if options.dry_run and not self._is_grid:
+            print("a dry run shows the first points that the sweeper asks for: the others follow from their scores")
+            sys.exit(0)
         return [_returned(task, words, ends[task.run.folder]) for task, words in zip(tasks, job_overrides)]
+
+    @property
+    def _is_grid(self) -> bool:
+        """Whether the sweeper gives all points at once; another one asks for a few, and for more by their scores."""
+        return str(self.config.hydra.sweeper._target_).startswith("hydra_plugins.moco.")
+
+    def _varied(self, job_overrides: Sequence[Sequence[str]]) -> tuple[list[str], list[str]]:
+        """The keys that vary in the sweep, and the words that hold for all of its points."""
+        if self._is_grid:
+            return _varied(job_overrides)
+        parse = OverridesParser.create(config_loader=self.context.config_loader).parse_overrides
+        typed = parse(list(self.config.hydra.overrides.task))
+        swept = {override.key_or_group for override in typed if override.is_sweep_override()}
+        swept |= {str(key) for key in self.config.hydra.sweeper.get("params") or {}}
+        return sorted(swept), [str(o.input_line) for o in typed if o.key_or_group not in swept]
+
+
+def without_effect(hydra: DictConfig) -> list[str]:
+    """A line for each of Hydra's own settings that somebody made and that a sweep does not heed."""
+    keys = {word.partition("=")[0].lstrip("+~") for word in hydra.overrides.hydra}
+    lines = [f"{key} has no effect: {why}" for key, why in UNHEEDED.items() if key in keys]
+    callbacks = hydra.get("callbacks") or {}
+    if callbacks:
+        names = ", ".join(callbacks)
+        lines.append(f"hydra.callbacks ({names}): on_job_start and on_job_end are not called, jobs are other processes")
+    return lines
 
 
 def _returned(task: "Task", words: Sequence[str], end: "State") -> JobReturn:
     """What a sweeper gets of a point: its objective, or an error."""
+    from moco.errors import UserError
     from moco.launch.plan import ENDED_WELL
 
     well = end in ENDED_WELL
     returned = JobReturn(overrides=list(words), status=JobStatus.COMPLETED if well else JobStatus.FAILED)
-    returned.return_value = task.value() if well else RuntimeError(f"{task.label} {end}: see {task.run.folder}")
+    returned.return_value = task.value() if well else UserError(f"{task.label} {end}: see {task.run.folder}")
     return returned
 
 
-def _swept(job_overrides: Sequence[Sequence[str]]) -> str:
-    """A name for a sweep that has none: the keys in which its points differ."""
-    values: dict[str, set[str]] = {}
+def _varied(job_overrides: Sequence[Sequence[str]]) -> tuple[list[str], list[str]]:
+    """The keys in which the points differ, and the words that they share."""
+    values: dict[str, dict[str, None]] = {}
     for words in job_overrides:
         for word in words:
-            key, _, value = word.partition("=")
-            values.setdefault(key.lstrip("+~"), set()).add(value)
-    return "+".join(sorted(key for key, seen in values.items() if len(seen) > 1)) or "single"
+            values.setdefault(word.partition("=")[0].lstrip("+~"), {})[word] = None
+    shared = [word for seen in values.values() if len(seen) == 1 for word in seen]
+    return sorted(key for key, seen in values.items() if len(seen) > 1), shared
 
 
 store = ConfigStore.instance()

@@ -6,19 +6,24 @@ nothing.
 
 import contextlib
 import os
+import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from moco.config.places import CODE, INSTALLED
 from moco.config.schema import Config, LinearEval
+from moco.errors import UserError, say
+from moco.io import write_atomic
 from moco.launch import slurm_client as slurm
 from moco.protocols import KNN, LINEAR_PROTOCOLS, Protocol
 from moco.runs.lease import Held, Place, Stopped, born
 from moco.runs.run import Run
+from moco.runs.settings import other_settings
 from moco.runs.state import State
 
 if TYPE_CHECKING:
@@ -35,12 +40,16 @@ class Task:
         config: what to train; None: the run is there, and nothing is to be trained.
         evaluations: linear evaluations to do, after the training where there is one; one per protocol.
         label: the settings in which the run differs from the others of its sweep, as people type them.
+        launch: the launch that has ordered to do it again; None: what is done stays.
     """
 
     run: Run
     config: Config | None = None
     evaluations: tuple[LinearEval, ...] = ()
     label: str = ""
+    launch: str | None = None
+    _new: bool = field(default=False, repr=False, compare=False)  # whether freeze made the folder
+    _failure: str = field(default="", repr=False, compare=False)  # what freeze forgot
 
     @property
     def varies(self) -> str:
@@ -54,9 +63,9 @@ class Task:
         return trained + [LINEAR_PROTOCOLS[asked.probe.name] for asked in self.evaluations]
 
     def state(self) -> State:
-        """Done where all its metrics are in the result and none is ordered again; else how the last attempt stands."""
-        result, ordered = self.run.result or {}, self.run.order
-        done = all(protocol.top1 in result and not ordered(protocol.prefix).exists() for protocol in self.protocols)
+        """Done where all its metrics are in the result and no order of ours waits; else how the last attempt stands."""
+        result, ordered = self.run.result or {}, self.run.ordered
+        done = all(p.top1 in result and not ordered(p.prefix, self.launch) for p in self.protocols)
         return State.DONE if done else self.run.unfinished()
 
     def value(self) -> float | None:
@@ -64,32 +73,63 @@ class Task:
         found = (self.run.result or {}).get(self.protocols[0].top1)
         return found if isinstance(found, int | float) else None
 
-    def freeze(self, again: bool = False) -> None:
+    def freeze(self, launch: str | None = None) -> None:
         """Makes the folder with the configuration that the job will run, and forgets an earlier failure.
 
         Args:
-            again: order what is done to be done again.
+            launch: the launch that orders what is done to be done again, by its jobs and no others.
         """
+        self._new = not self.run.folder.exists()
+        self._failure = self.run.failure()
         self.run.folder.mkdir(parents=True, exist_ok=True)
         if self.config:
             self.run.write_config(self.config)
         (self.run.folder / "error.txt").unlink(missing_ok=True)
-        if again:
-            for order in self._orders():
-                order.touch()
+        self.launch = launch
+        if launch:
+            for metric in self._ordered:
+                write_atomic(self.run.order(metric), launch + "\n")
 
     def withdraw(self) -> None:
         """Takes back the orders to do it again, where its job has not begun."""
-        for order in self._orders():
-            order.unlink(missing_ok=True)
+        for metric in self._ordered:
+            if self.run.ordered(metric, self.launch):
+                self.run.order(metric).unlink(missing_ok=True)
 
-    def _orders(self) -> "list[Path]":
-        """The orders to do it again: a training that begins again does its evaluations again, too."""
-        protocols = self.protocols[:1] if self.config else self.protocols
-        return [self.run.order(protocol.prefix) for protocol in protocols]
+    def undo(self) -> None:
+        """Takes back all that `freeze` did, for a launcher that refused: a folder that it made goes, if no job was there."""
+        self.withdraw()
+        folder = self.run.folder
+        if self._new and self.run.holder() is None and not self._failure:
+            shutil.rmtree(folder, ignore_errors=True)
+        elif self._failure and not (folder / "error.txt").exists():
+            write_atomic(folder / "error.txt", self._failure)
+
+    @property
+    def _ordered(self) -> list[str]:
+        """The metrics that an order names: a training that begins again does its evaluations again, too."""
+        return [protocol.prefix for protocol in (self.protocols[:1] if self.config else self.protocols)]
+
+    def erases(self) -> list[str]:
+        """What of the run is there and goes when a job obeys an order to do it again."""
+        result, run = self.run.result or {}, self.run
+        if self.config:
+            there = [(KNN.top1 in result, "result"), (run.checkpoint.exists() and not result, "checkpoint")]
+        else:
+            there = [(protocol.top1 in result, "linear evaluation") for protocol in self.protocols]
+        return [name for is_there, name in there if is_there]
+
+    def differences(self) -> list[str]:
+        """A line for each linear evaluation that the run has with other settings than those asked for."""
+        found = []
+        for asked in self.evaluations:
+            if different := other_settings(self.run.result or {}, asked):
+                found.append(f"linear evaluation ({asked.probe.name}) is there with {different}: rerun=true repeats it")
+        return found
 
     def job(self, place: Place, launcher: "Process | None" = None, gpu: str | None = None) -> "Job":
         """What travels to the process that does it."""
+        place = replace(place, launch=self.launch)
         return Job(self.run, self.config is not None, self.evaluations, place, launcher, gpu)
 
 
@@ -126,11 +166,19 @@ class Job:
         if self.gpu is not None:  # here, as submitit takes indices alone, and CUDA's names of cards are longer
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpu
         if self.launcher:
+            os.setpgid(0, 0)  # a terminal's Ctrl-C is the launcher's to hear, which tells its jobs
+            signal.signal(signal.SIGTERM, _leave)
             _stop_with(self.launcher)
+        elif os.environ.get("SUBMITIT_EXECUTOR") == "slurm":  # submitit's handlers write of each signal into the log
+            signal.signal(signal.SIGTERM, _ignore)
+            signal.signal(signal.SIGCONT, _ignore)
         try:
             self._work(self._place())
         except Held as held:
             print(held)
+        except UserError as error:  # error.txt has it; submitit would add its own traceback
+            say(error)
+            sys.exit(1)
         except Stopped as stopped:
             if stopped.why == "SIGUSR2":
                 slurm.requeue(self.run)
@@ -151,11 +199,13 @@ class Job:
                 from moco.training.pretrain import train
 
                 train(self.run.config, self.run, place, self.evaluations)
-                return
-            from moco.training.linear_eval import linear_eval
+            else:
+                from moco.training.linear_eval import linear_eval
 
-            for asked in self.evaluations:
-                linear_eval(self.run, asked, place)
+                for asked in self.evaluations:
+                    linear_eval(self.run, asked, place)
+            if place.queue == "slurm":  # all is on disk: a warning that time is up comes too late to change that
+                signal.signal(signal.SIGUSR2, _ignore)
         except (Held, Stopped):
             raise
         except BaseException as error:
@@ -167,6 +217,15 @@ class Job:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def _leave(number: int, frame: object) -> None:
+    """Ends a job that has nothing to save: it has not begun, or is at its end."""
+    raise Stopped(signal.Signals(number).name)
+
+
+def _ignore(number: int, frame: object) -> None:
+    """A signal that tells a job of SLURM's nothing before it has begun: what ends it comes after."""
 
 
 def _stop_with(launcher: Process) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from moco.errors import UserError
 from moco.launch import slurm_client as slurm
@@ -30,6 +31,8 @@ POLL = 0.03  # seconds between looks at the jobs
 POLL_ELSEWHERE = 1.0  # seconds between looks at runs that others work on
 CPU_JOBS = 8  # at most so many share the cores: each holds torch and its data in memory
 YEAR = 60 * 24 * 365  # minutes; submitit wants a limit
+AT_ONCE = 2.0  # a second Ctrl-C within so many seconds is not taken for another wish
+TAIL = 5  # lines of a log that are shown
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -48,21 +51,38 @@ class Running:
     slot: Slot
     job: "LocalJob[None]"
     started: float
+    before: str | None  # the token of who held the run last, when the job was started
     told: float = float("-inf")  # when it was last asked to stop
 
     def ask_to_stop(self) -> None:
-        """Sends SIGTERM, at most every second: a job that still loads torch does not listen yet."""
+        """Sends SIGTERM, at most every second: a job that is still being loaded does not listen yet."""
         process = self.job._process
         if process and time.monotonic() - self.told >= 1:
             self.told = time.monotonic()
-            process.send_signal(signal.SIGTERM)
+            for pid in _children(process.pid) if isinstance(process.args, str) else [process.pid]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+
+    @property
+    def began(self) -> bool:
+        """Whether the job has held its run."""
+        return _token(self.task) != self.before
+
+    @property
+    def did_its_part(self) -> bool:
+        """Whether the job ended without an error: where it has not held its run, another process did."""
+        from submitit.core.utils import pickle_load
+
+        with contextlib.suppress(OSError):
+            return bool(pickle_load(self.job.paths.result_pickle)[0] == "success")
+        return False
 
 
 class LocalLauncher:
     """Never more jobs than slots; each job sees its slot's device and its share of the threads.
 
     A closed terminal does not end the sweep. Ctrl-C and SIGTERM stop the jobs, which save their checkpoints first; a job
-    whose launcher is killed notices, saves and stops.
+    whose launcher is gone notices, saves and stops.
     """
 
     def __init__(self, options: LocalOptions, sweep: Sweep):
@@ -73,15 +93,21 @@ class LocalLauncher:
         devices: list[str | None] = [*gpus] or [None]
         self.slots = [Slot(gpu, f"{gpu or 'cpu'}.{i}") for i in range(jobs) for gpu in devices]
         self.stopped: str | None = None  # why no more jobs are started
+        self.told: float | None = None  # when a signal first asked to stop
+        self.said = False
+        self.left = False  # a later signal: the jobs are not waited for
         self.running: list[Running] = []
         self.ends: dict[Path, State] = {}
         self.failures, self.look = 0, 0.0
 
-    def run(self, start: Sequence[Task], waiting: Sequence[Task]) -> dict[Path, State]:
-        """Runs the tasks to their ends and waits for those that run elsewhere."""
-        self.pending, self.waiting, self.free = deque(start), list(waiting), deque(self.slots)
+    def begin(self, start: Sequence[Task], waiting: Sequence[Task]) -> None:
+        """Takes the tasks; nothing runs yet."""
+        self.tasks, self.pending, self.waiting, self.free = start, deque(start), list(waiting), deque(self.slots)
         self.total = len(start) + len(waiting)
         self.path = python_path(self.sweep.folder, self.options.snapshot) if start or waiting else ""
+
+    def finish(self) -> dict[Path, State]:
+        """Runs the tasks to their ends and waits for those that run elsewhere."""
         with self._signals():
             while self.running or ((self.pending or self.waiting) and not self.stopped):
                 while self.pending and self.free and not self.stopped:
@@ -89,10 +115,28 @@ class LocalLauncher:
                 self._collect()
                 self._await()
                 if self.stopped:
-                    for running in self.running:
-                        running.ask_to_stop()
+                    self._stop()
+                if self.left:
+                    break
                 time.sleep(POLL)
-        return self.ends | {task.run.folder: State.PENDING for task in [*self.pending, *self.waiting]}
+            for task in self.tasks:
+                task.withdraw()
+        rest = [*self.pending, *self.waiting, *(running.task for running in self.running)]
+        return self.ends | {task.run.folder: State.PENDING for task in rest}
+
+    def _stop(self) -> None:
+        """Asks the jobs to save and stop; says so once, where a signal was the reason."""
+        if self.told and not self.said:
+            self.said = True
+            one = len(self.running) == 1
+            what = (
+                "1 job saves its checkpoint and stops"
+                if one
+                else f"{len(self.running)} jobs save their checkpoints and stop"
+            )
+            _say(f"{self.stopped}: {what}; the same command goes on. Ctrl-C again: do not wait for that")
+        for running in self.running:
+            running.ask_to_stop()
 
     def _start(self, task: Task, slot: Slot) -> None:
         """Starts a job in the slot."""
@@ -103,39 +147,52 @@ class LocalLauncher:
             timeout_min=self.options.timeout_min or YEAR,
             signal_delay_s=self.options.signal_delay_s,
             stderr_to_stdout=True,
-            setup=self.options.setup or (),
+            setup=_logged(self.sweep.folder / "jobs", self.options.setup or []),
         )
         wait = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve whatever shares the machine
+        before = _token(task)
         work = task.job(Place(self.sweep.name, task.varies, slot=slot.name), Process.this(), slot.gpu)
         # Ctrl-C reaches the whole terminal: the job's controller must not take it for an order to kill.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             with environment(PYTHONPATH=self.path, OMP_NUM_THREADS=str(self.threads), OMP_WAIT_POLICY=wait):
                 job = executor.submit(work)
             assert isinstance(job, submitit.LocalJob)
         finally:
-            signal.signal(signal.SIGINT, before)
+            signal.signal(signal.SIGINT, handler)
         task.run.note_job(job.job_id, job.paths.stdout, "local", self.sweep.name, task.varies)
-        self.running.append(Running(task, slot, job, time.time()))
+        self.running.append(Running(task, slot, job, time.time(), before))
 
     def _collect(self) -> None:
         """Frees the slots of jobs that have ended and tells how they did."""
         for ended in [running for running in self.running if running.job.done()]:
             self.running.remove(ended)
             self.free.append(ended.slot)
-            state = ended.task.state()
-            if state == State.RUNNING:  # another launcher was first
+            state = self._end(ended)
+            if state == State.RUNNING:
                 self.waiting.append(ended.task)
                 continue
-            if state == State.PENDING and not self.stopped:  # it ended before it held the run, without a word
-                state = State.KILLED
             self.ends[ended.task.run.folder] = state
-            self.failures += state not in (State.DONE, State.STOPPED)
+            self.failures += state not in (State.DONE, State.STOPPED, State.PENDING)
             self._tell(ended.task, state, time.time() - ended.started)
         limit = self.options.fail_fast
         if limit and self.failures >= limit and not self.stopped:
             print(f"fail_fast={limit}: the rest is left alone", file=sys.stderr)
             self.stopped = "fail_fast"
+
+    def _end(self, ended: Running) -> State:
+        """How a job ended; RUNNING where another process was first, which may have ended since."""
+        task, state = ended.task, ended.task.state()
+        if state in (State.DONE, State.RUNNING) or task.run.failure():
+            return state
+        if ended.began:
+            return State.KILLED if state == State.PENDING and not self.stopped else state
+        if self.stopped:
+            return State.PENDING
+        if ended.did_its_part:
+            return State.RUNNING
+        task.run.fail(UserError("\n".join(["its job ended before it began to work:", *task.run.log_tail(TAIL)])))
+        return State.FAILED
 
     def _await(self) -> None:
         """Looks after the tasks that run elsewhere: one whose holder is gone without having finished becomes ours."""
@@ -154,21 +211,28 @@ class LocalLauncher:
             self.waiting.remove(task)
             if state in (State.DONE, State.FAILED):
                 self.ends[task.run.folder] = state
+                self._tell(task, state)
             else:
                 self.pending.append(task)
 
-    def _tell(self, task: Task, state: State, seconds: float) -> None:
-        value = task.value()
+    def _tell(self, task: Task, state: State, seconds: float | None = None) -> None:
+        """Says how a run ended; seconds: how long its job took, None where another launcher worked on it."""
+        value = task.value() if state == State.DONE else None
         score = f"  {value:.2f}" if value is not None else ""
-        with contextlib.suppress(OSError):  # the terminal may be gone
-            print(f"[{len(self.ends)}/{self.total}] {state}  {task.label}{score}  ({duration(seconds)})", flush=True)
+        took = "elsewhere" if seconds is None else duration(seconds)
+        _say(f"[{len(self.ends)}/{self.total}] {state}  {task.label}{score}  ({took})", sys.stdout)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Notes an order to stop, and lets a closed terminal be."""
+        """Notes an order to stop, and lets a closed terminal be.
+
+        A second Ctrl-C leaves the jobs to themselves; one that follows at once is a finger that trembled.
+        """
 
         def note(number: int, frame: object) -> None:
-            self.stopped = signal.Signals(number).name
+            now = time.monotonic()
+            self.left = bool(self.told and now - self.told > AT_ONCE and number == signal.SIGINT)
+            self.stopped, self.told = signal.Signals(number).name, self.told or now
 
         before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
         before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -177,6 +241,31 @@ class LocalLauncher:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _token(task: Task) -> str | None:
+    """Who holds the task's run or held it last."""
+    holder = task.run.holder()
+    return holder.token if holder else None
+
+
+def _logged(folder: Path, setup: Sequence[str]) -> list[str]:
+    """The setup lines, with what they print in the job's log; submitit's name of that log holds the shell's process id."""
+    return [f'exec >>{shlex.quote(str(folder))}/"$$"_0_log.out 2>&1', *setup] if setup else []
+
+
+def _children(pid: int) -> list[int]:
+    """The processes that a shell has started, which does not pass signals on; the shell itself where there are none."""
+    with contextlib.suppress(OSError):
+        listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [int(child) for child in listed] or [pid]
+    return [pid]
+
+
+def _say(line: str, file: TextIO | None = None) -> None:
+    """Prints it, where there still is a terminal."""
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=file or sys.stderr, flush=True)
 
 
 def chosen_gpus(devices: str | list[int | str]) -> list[str]:

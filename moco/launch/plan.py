@@ -3,7 +3,10 @@
 State is read from the runs' folders, never from a launcher's own memory.
 """
 
+import contextlib
 import sys
+import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -13,14 +16,16 @@ from moco.launch import slurm_client as slurm
 from moco.launch.job import Task
 from moco.launch.local import LocalLauncher
 from moco.launch.options import LauncherOptions, LocalOptions, SlurmOptions
-from moco.launch.preflight import in_vain, merged
+from moco.launch.preflight import collected, in_vain, merged
 from moco.launch.slurm import SlurmLauncher
-from moco.protocols import KNN
 from moco.runs.lease import EXIT_STOPPED
+from moco.runs.run import Run
 from moco.runs.state import State
 from moco.runs.sweep import Sweep
 
 ENDED_WELL = (State.DONE, State.QUEUED, State.RUNNING)  # the last two where nobody waits for SLURM's jobs
+TAIL = 5  # lines that are shown of a log
+SHOWN = 10  # runs that are listed of those that ended alike for one reason
 
 
 class Plan(NamedTuple):
@@ -34,8 +39,15 @@ class Plan(NamedTuple):
 class Launcher(Protocol):
     """Where tasks run: slots of this machine, or SLURM's arrays."""
 
-    def run(self, start: Sequence[Task], waiting: Sequence[Task]) -> dict[Path, State]:
-        """Does the tasks of a plan; how each run ended, by its folder, or how it stands where nobody waits."""
+    def begin(self, start: Sequence[Task], waiting: Sequence[Task]) -> None:
+        """Takes the tasks of a plan: those to start, and those that others work on.
+
+        Raises:
+            UserError: it is refused; nothing of it stays in a queue.
+        """
+
+    def finish(self) -> dict[Path, State]:
+        """How each run ended, by its folder, or how it stands where nobody waits."""
 
 
 def make(options: LauncherOptions, sweep: Sweep) -> Launcher:
@@ -62,22 +74,53 @@ def launch(tasks: Sequence[Task], options: LauncherOptions, sweep: Sweep, rerun:
     if options.dry_run:
         print(dry_run(tasks, rerun))
         return {task.run.folder: State.DONE for task in tasks}
-    launcher = make(options, sweep)
-    start, waiting, ends = plan(tasks, rerun)
-    sweep.record([task.run.folder.name for task in tasks])
-    for task in start:
-        task.freeze(again=rerun)
-    done = len(tasks) - len(start) - len(waiting)
-    runs = "1 run" if len(tasks) == 1 else f"{len(tasks)} runs"
-    print(f"sweep {sweep.name}: {runs}, {done} done, {len(waiting)} running elsewhere, {len(start)} to start")
-    try:
-        ends |= launcher.run(start, waiting)
-    except UserError:
+    launcher, names = make(options, sweep), [task.run.folder.name for task in tasks]
+    if not rerun and all(task.state() == State.DONE for task in tasks):  # which takes no right to write
+        with contextlib.suppress(UserError):
+            sweep.record(names)
+        print(f"sweep {sweep.name}: {counted(len(tasks), 'run')}, {len(tasks)} done, 0 running elsewhere, 0 to start")
+        print("\n".join(differing(tasks, [])), end="")
+        return {task.run.folder: State.DONE for task in tasks}
+    with sweep.claim():  # of two launchers at once, the second finds the first one's jobs
+        start, waiting, ends = plan(tasks, rerun)
+        before = sweep.record(names)
         for task in start:
-            task.withdraw()
-        raise
+            task.freeze(uuid.uuid4().hex if rerun else None)
+        done = len(tasks) - len(start) - len(waiting)
+        runs = counted(len(tasks), "run")
+        print(f"sweep {sweep.name}: {runs}, {done} done, {len(waiting)} running elsewhere, {len(start)} to start")
+        for line in filter(None, [erased(start) if rerun else "", *differing(tasks, start)]):
+            print(line)
+        sys.stdout.flush()
+        try:
+            launcher.begin(start, waiting)
+        except BaseException:  # Ctrl-C too
+            for task in start:
+                task.undo()
+            sweep.restore(before)
+            raise
+    ends |= launcher.finish()
     report(tasks, ends)
     return ends
+
+
+def counted(number: int, noun: str) -> str:
+    """1 run, 2 runs."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def erased(tasks: Sequence[Task]) -> str:
+    """One line on what the tasks will erase where they are done again; empty where there is nothing."""
+    there = Counter(name for task in tasks for name in task.erases())
+    listed = " and ".join(counted(number, name) for name, number in there.items())
+    return f"rerun=true erases {listed}, each when its job begins" if listed else ""
+
+
+def differing(tasks: Sequence[Task], start: Sequence[Task]) -> list[str]:
+    """A line for each linear evaluation that is not to be done since there is one with other settings."""
+    started = {task.run.folder for task in start}
+    done = [task for task in tasks if task.run.folder not in started]
+    return collected([(task.label, line) for task in done for line in task.differences()])
 
 
 def plan(tasks: Sequence[Task], rerun: bool) -> Plan:
@@ -99,21 +142,35 @@ def dry_run(tasks: Sequence[Task], rerun: bool) -> str:
     start, waiting, states = plan(tasks, rerun)
     would = {task.run.folder: "start" for task in start} | {task.run.folder: "await" for task in waiting}
     for task in start:
-        again = rerun or task.run.order(KNN.prefix).exists()
-        if task.config and task.run.checkpoint.exists() and not again:
+        if rerun and task.erases():
+            would[task.run.folder] = "erase"
+        elif task.config and task.run.checkpoint.exists():
             would[task.run.folder] = "resume"
     rows = [(t.run.id, states[t.run.folder], would.get(t.run.folder, ""), t.label) for t in tasks]
-    return "\n".join(f"{a}  {b:<9} {c:<7} {d}" for a, b, c, d in [("id        ", "state", "would", "point"), *rows])
+    table = [f"{a}  {b:<9} {c:<7} {d}" for a, b, c, d in [("id        ", "state", "would", "point"), *rows]]
+    return "\n".join([*table, *filter(None, [erased(start) if rerun else "", *differing(tasks, start)])])
 
 
 def report(tasks: Sequence[Task], ends: Mapping[Path, State]) -> None:
-    """Every run that did not end well, with the tail of its own log."""
+    """Every run that did not end well, and why: where several share a reason, it stands once below them."""
+    shared: dict[tuple[State, tuple[str, ...]], list[str]] = {}
     for task in tasks:
         end = ends[task.run.folder]
         if end not in ENDED_WELL:
-            print(f"{end}: {task.label}  ({task.run.folder})", file=sys.stderr)
-            for line in task.run.log_tail(5):
-                print(f"    {line}", file=sys.stderr)
+            line = f"{end}: {task.label}  ({task.run.folder})"
+            shared.setdefault((end, reason(task.run, end)), []).append(line)
+    for (_, why), lines in shared.items():
+        more = [f"... and {len(lines) - SHOWN} more"] * (len(lines) > SHOWN)
+        for line in [*lines[:SHOWN], *more, *(f"    {line}" for line in why)]:
+            print(line, file=sys.stderr)
+
+
+def reason(run: Run, end: State) -> tuple[str, ...]:
+    """The last lines of a run's error, else of its job's log; none where it was stopped, which needs no explanation."""
+    if end in (State.STOPPED, State.PENDING, State.CANCELLED):
+        return ()
+    lines = run.failure().splitlines()
+    return tuple(lines[-TAIL:] or run.log_tail(TAIL))
 
 
 def exit_code(ends: Mapping[Path, State]) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from moco.config.check import check, check_linear_eval, typed_keys
+from moco.config.refusals import in_one_line
 from moco.config.schema import Config, LinearEval, Tracking
 from moco.errors import UserError
 from moco.io import Json
@@ -17,6 +18,7 @@ from moco.runs.sweep import Sweep
 from moco.tracking.environment import check_environment
 
 DONE_APART = ("version", "rerun", "linear_eval")  # keys outside of the identity that are never in vain
+SHOWN = 20  # lines at most about points that are wrong
 
 
 class Point(NamedTuple):
@@ -32,12 +34,12 @@ def preflight(points: Iterable[Point]) -> list[Task]:
     Raises:
         UserError: all bad points, a line for each thing that is wrong; nothing has been written.
     """
-    problems, composed = [], []
+    problems, composed = list[tuple[str, str]](), []
     for point in points:
         try:
             composed.append((point.words, point.compose()))
         except Exception as error:  # Hydra's, OmegaConf's and the user's resolvers' alike
-            problems += [f"{' '.join(point.words)}: {str(error).splitlines()[0]}"]
+            problems.append((" ".join(point.words), in_one_line(error)))
     # In a sweep over methods a key that one of them lacks is dropped there: those points are one run.
     fold = len({_method(values) for _, values in composed}) > 1
     tasks = []
@@ -45,9 +47,9 @@ def preflight(points: Iterable[Point]) -> list[Task]:
         try:
             tasks.append(_task(values, words, fold))
         except UserError as error:
-            problems += [f"{' '.join(words)}: {line}" for line in str(error).splitlines()]
+            problems += [(" ".join(words), line) for line in str(error).splitlines()]
     if problems:
-        raise UserError("\n".join(problems))
+        raise UserError("\n".join(collected(problems)))
     _check_trackers(tasks)
     return _labelled(tasks)
 
@@ -61,6 +63,38 @@ def _check_trackers(tasks: Sequence[Task]) -> None:
         if tracker not in seen:
             seen.append(tracker)
             check_environment(tracker)
+
+
+def alike(tasks: Sequence[Task], runs_dir: str, rerun: bool) -> tuple[str, bool]:
+    """Where the runs lie and whether all are to be done again, which is one thing for all points of a sweep.
+
+    Args:
+        runs_dir, rerun: what holds where no point trains.
+
+    Raises:
+        UserError: it is not.
+    """
+    configs = [task.config for task in tasks if task.config]
+    folders, again = {config.runs_dir for config in configs}, {config.rerun for config in configs}
+    if len(folders) > 1:
+        raise UserError(
+            f"runs_dir is one for all points of a sweep: start one sweep for each of {_listed(sorted(folders))}"
+        )
+    if len(again) > 1:
+        raise UserError("rerun is one for all points of a sweep: start those with rerun=true apart")
+    return next(iter(folders), runs_dir), next(iter(again), rerun)
+
+
+def collected(problems: Iterable[tuple[str, str]]) -> list[str]:
+    """One line for each thing that is said of points, with the first of them and their number."""
+    points: dict[str, list[str]] = {}
+    for point, line in problems:
+        points.setdefault(line, []).append(point)
+    said = [
+        f"{at[0]}: {line}" if len(at) == 1 else f"{line} ({len(at)} points, the first is {at[0]})"
+        for line, at in points.items()
+    ]
+    return said[:SHOWN] + [f"... and {len(said) - SHOWN} more"] * (len(said) > SHOWN)
 
 
 def linear_tasks(asked: LinearEval) -> list[Task]:

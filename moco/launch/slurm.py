@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import shlex
 import shutil
 import sys
 import time
@@ -33,17 +34,28 @@ class SlurmLauncher:
                     f"{program} is not on PATH: start from a login node of the cluster, or use hydra/launcher=local"
                 )
 
-    def run(self, start: Sequence[Task], waiting: Sequence[Task]) -> dict[Path, State]:
-        """Submits the tasks; follows them, and those that run elsewhere, to their ends where wait=true."""
+    def begin(self, start: Sequence[Task], waiting: Sequence[Task]) -> None:
+        """Submits the tasks."""
         for task in start:
             if task.run.attempt() == State.RUNNING:  # the plan found that its job is gone
                 release(task.run.folder / "lease.json")
+        self.start, self.waiting = start, waiting
         if start:
             self._submit(start)
+
+    def finish(self) -> dict[Path, State]:
+        """Follows the tasks, and those that run elsewhere, to their ends where wait=true."""
+        start, waiting, runs_dir = self.start, self.waiting, shlex.quote(str(self.sweep.runs_dir))
+        if not start and not waiting:
+            return {}
+        hint = f"python -m moco status {self.sweep.name} --watch --runs-dir {runs_dir}"
         if self.options.wait:
-            return self._follow([*start, *waiting])
-        if start or waiting:
-            print(f"follow it with: python -m moco status {self.sweep.name} --watch --runs-dir {self.sweep.runs_dir}")
+            try:
+                return self._follow([*start, *waiting])
+            except KeyboardInterrupt:
+                print(f"the jobs go on; follow them with: {hint}", file=sys.stderr)
+        else:
+            print(f"follow it with: {hint}")
         return {task.run.folder: State.QUEUED for task in start} | {t.run.folder: State.RUNNING for t in waiting}
 
     def _follow(self, tasks: list[Task]) -> dict[Path, State]:

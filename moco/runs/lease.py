@@ -54,6 +54,7 @@ class Place:
         job: the id of the queue's job.
         slot: the name of the place on this machine.
         visible: CUDA_VISIBLE_DEVICES.
+        launch: the launch whose orders to begin again the job obeys.
     """
 
     sweep: str | None = None
@@ -62,6 +63,7 @@ class Place:
     job: str | None = None
     slot: str | None = None
     visible: str | None = None
+    launch: str | None = None
 
 
 BY_HAND = Place()

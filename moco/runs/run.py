@@ -145,9 +145,8 @@ class Run:
         write_atomic(self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 
     def state(self) -> State:
-        """Done where there is a result and no order to train again; else how the last attempt stands."""
-        done = os.path.exists(self._path("result.json")) and not self.order(KNN.prefix).exists()
-        return State.DONE if done else self.unfinished()
+        """Done where there is a result; else how the last attempt stands."""
+        return State.DONE if os.path.exists(self._path("result.json")) else self.unfinished()
 
     def unfinished(self) -> State:
         """`attempt`, for a caller that knows that something is left to do: pending where the last attempt did its part."""
@@ -155,11 +154,18 @@ class Run:
         return State.PENDING if state == State.DONE else state
 
     def order(self, metric: str) -> Path:
-        """The file that stands for a launcher's order to begin again what gives this metric: knn, linear, linear_cached.
+        """The file that holds a launch's order to begin again what gives this metric: knn, linear, linear_cached.
 
-        Until its job begins, the order costs nothing of what is there, and whoever takes the job up obeys it once.
+        It names the launch, and only a job of that launch obeys it, once. Until that job begins, it costs nothing of what
+        is there; an order whose job never begins means nothing to anybody else.
         """
         return self.folder / f"again.{metric}"
+
+    def ordered(self, metric: str, launch: str | None) -> bool:
+        """Whether this launch has ordered to begin again what gives the metric, and no job has obeyed yet."""
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            return launch is not None and self.order(metric).read_text().strip() == launch
+        return False
 
     def attempt(self) -> State:
         """How the last attempt stands: pending (none yet), running, done, killed, or how it says that it ended.
@@ -194,6 +200,12 @@ class Run:
         lines = [str(error)] if isinstance(error, UserError) else traceback.format_exception(error)
         with contextlib.suppress(OSError):  # a full disk must not hide the error itself
             write_atomic(self.folder / "error.txt", "".join(lines).rstrip() + "\n")
+
+    def failure(self) -> str:
+        """What `fail` kept; empty where the last attempt did not fail."""
+        with contextlib.suppress(OSError):
+            return (self.folder / "error.txt").read_text(errors="replace")
+        return ""
 
     def note_job(self, job: str, log: Path | str, queue: str, sweep: str, label: str = "") -> None:
         """Keeps which job of which queue (local, slurm) will work here, where its log is, and what varies in its sweep."""

@@ -2,10 +2,13 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from moco.io import Json
 from moco.runs.identity import identifies
+
+if TYPE_CHECKING:
+    from moco.config.schema import LinearEval
 
 Flat: TypeAlias = Mapping[str, Json]
 
@@ -80,6 +83,17 @@ def describe(flats: Sequence[Flat], keys: Sequence[str] | None = None) -> list[s
         " ".join(f"{key.removesuffix('.name')}={plain(flat[key])}" for key in keys if flat.get(key) is not None)
         for flat in flats
     ]
+
+
+def other_settings(result: Flat, asked: "LinearEval") -> str:
+    """The settings, as people type them, in which the run's linear evaluation differs from the one that is asked for."""
+    probes = result.get("probes")
+    there = probes.get(asked.probe.name) if isinstance(probes, dict) else None
+    if not isinstance(there, dict):
+        return ""
+    wanted = {**{f"probe.{key}": value for key, value in asked.probe.model_dump().items()}, "seed": asked.seed}
+    stored = {key: there.get(key.removeprefix("probe.")) for key in wanted}
+    return " ".join(f"{key}={plain(stored[key])}" for key in wanted if stored[key] not in (None, wanted[key]))
 
 
 def plain(value: object) -> str:

@@ -2,19 +2,27 @@
 
 import contextlib
 import dataclasses
+import hashlib
+import itertools
 import os
 import re
+import shutil
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from moco.errors import UserError
 from moco.io import Json, locked, read_mapping, write_json
+from moco.runs.identity import identifies
 from moco.runs.lease import born, machine
 from moco.runs.run import Run, all_runs, find
+
+LONGEST = 90  # letters of a name that is made here
+NAME = re.compile(r"[^\W\d][\w.+-]{0,99}|\d[\w.+-]{0,99}")
+NUMBER = re.compile(r"[\d_.]+(e[+-]?\d+)?|null|true|false|nan|inf", re.IGNORECASE)  # what Hydra does not take for text
 
 
 @dataclass
@@ -43,11 +51,43 @@ class Launch:
 class Sweep:
     """The sweep of that name under runs_dir; its runs are those of all its launches, so a sweep can grow."""
 
-    def __init__(self, runs_dir: Path | str, name: str):
-        self.name = re.sub(r"[^A-Za-z0-9_.+-]+", "_", name)
-        self.runs_dir = Path(runs_dir).absolute()
+    def __init__(self, runs_dir: Path | str, name: str, fixed: Sequence[str] = ()):
+        """fixed: what all points of a sweep without a name share, which tells it from another one over the same keys."""
+        self.name, self.fixed = name, [*fixed]
+        self.runs_dir = Path(runs_dir).expanduser().absolute()
         self.folder = self.runs_dir / "sweeps" / self.name
         self.path = self.folder / "sweep.json"
+
+    @classmethod
+    def named(cls, runs_dir: Path | str, name: str) -> "Sweep":
+        """The sweep of a name that somebody has thought of.
+
+        Raises:
+            UserError: the name is not one that a folder and every command line take as it is.
+        """
+        if not NAME.fullmatch(name) or NUMBER.fullmatch(name):
+            raise UserError(
+                f"{name} cannot be a sweep's name: begin with a letter, and use letters, digits and _ . + - (at most 100)"
+            )
+        return cls(runs_dir, name)
+
+    @classmethod
+    def unnamed(cls, runs_dir: Path | str, keys: Sequence[str], words: Sequence[str]) -> "Sweep":
+        """The sweep over these keys whose points share these words; a second one over the same keys gets a number.
+
+        What does not change a run's result does not tell sweeps apart.
+        """
+        name = re.sub(r"[^\w.+-]+", "_", "+".join(keys)) or "single"
+        if len(name) > LONGEST:
+            name = f"{name[: LONGEST - 7]}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+        fixed = (
+            sorted(w for w in words if identifies(w.partition("=")[0].lstrip("+~").partition("@")[0])) if keys else []
+        )
+        for number in itertools.count(1):
+            sweep = cls(runs_dir, name if number == 1 else f"{name}-{number}", fixed)
+            if (read_mapping(sweep.path) or {}).get("fixed", fixed) == fixed:
+                break
+        return sweep
 
     def members(self) -> list[str]:
         """The names of its runs' folders; empty where there is no such sweep."""
@@ -66,20 +106,49 @@ class Sweep:
         recorded = (read_mapping(self.path) or {}).get(key)
         return recorded if isinstance(recorded, list) else []
 
-    def record(self, names: Sequence[str]) -> None:
-        """Adds a launch of these runs, by folder name.
+    @contextlib.contextmanager
+    def claim(self) -> Iterator[None]:
+        """Holds all sweeps of runs_dir while one looks what is to be done and gives it to a queue.
+
+        Raises:
+            UserError: runs_dir cannot be written, or somebody else holds them for too long.
+        """
+        with self._writing():
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder.parent / ".lock"):
+            yield
+
+    def record(self, names: Sequence[str]) -> dict[str, Json] | None:
+        """Adds a launch of these runs, by folder name; returns what was recorded before, for `restore`.
 
         Raises:
             UserError: the folder cannot be written.
         """
-        try:
+        with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
+            with locked(self.folder / "lock"):
+                before = read_mapping(self.path)
+                members = list(dict.fromkeys([*self.members(), *names]))
+                launches = [*self._recorded("launches"), dataclasses.asdict(Launch.now())]
+                record = {"name": self.name, "fixed": self.fixed, "runs": members, "launches": launches}
+                write_json(self.path, record)
+        return before
+
+    def restore(self, before: dict[str, Json] | None) -> None:
+        """Takes back what `record` did, for a launch that was refused; call it under `claim`."""
+        with contextlib.suppress(OSError):
+            if before is None:
+                shutil.rmtree(self.folder)
+            else:
+                write_json(self.path, before)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Tells what the file system refuses."""
+        try:
+            yield
         except OSError as error:
             raise UserError(f"runs_dir={self.runs_dir} cannot be written ({error.strerror}): give another") from error
-        with locked(self.folder / "lock"):
-            members = list(dict.fromkeys([*self.members(), *names]))
-            launches = [*self._recorded("launches"), dataclasses.asdict(Launch.now())]
-            write_json(self.path, {"name": self.name, "runs": members, "launches": launches})
 
     def runs(self) -> list[Run]:
         """Its runs.

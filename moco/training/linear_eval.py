@@ -11,6 +11,7 @@ from moco.io import Json
 from moco.protocols import LINEAR_PROTOCOLS, Protocol
 from moco.runs.lease import BY_HAND, Lease, Place, Stopped
 from moco.runs.run import Run
+from moco.runs.settings import other_settings
 from moco.tracking.tracker import open_tracker
 from moco.training.pretrain import now, number, summary
 from moco.training.progress import SHOW_EVERY, Progress
@@ -38,9 +39,11 @@ def linear_eval(run: Run, asked: LinearEval, place: Place = BY_HAND) -> float:
     protocol, config, result = LINEAR_PROTOCOLS[asked.probe.name], run.config, run.result
     if result is None:
         raise UserError(f"{run.folder} is {run.state()}, not done: train it to its end first")
-    rerun = asked.rerun or run.order(protocol.prefix).exists()
+    rerun = asked.rerun or run.ordered(protocol.prefix, place.launch)
     if protocol.top1 in result and not rerun:
-        print(f"{run.folder} has its linear evaluation ({protocol.probe}): {summary(result)} (rerun=true repeats it)")
+        different = other_settings(result, asked)
+        other = f", which was done with {different}" if different else ""
+        print(f"{run.folder} has its linear evaluation ({protocol.probe}): {summary(result)}{other} (rerun=true repeats it)")
         return number(result, protocol.top1)
     from moco.tracking.environment import check_environment
     from moco.training.checkpoint import load_encoder

@@ -41,7 +41,7 @@ def train(
     """
     run = run or Run(Path(config.runs_dir) / folder_name(config))
     result = run.result
-    if result and not config.rerun and not run.order(KNN.prefix).exists():
+    if result and not config.rerun and not run.ordered(KNN.prefix, place.launch):
         print(f"{run.folder} is done: {summary(result)} (rerun=true starts over)")
         if os.environ.get("WANDB_SWEEP_ID"):  # the agent that has drawn this point waits for its metrics
             with open_tracker(config.tracker, run, config, "train", place) as tracker:
@@ -53,7 +53,7 @@ def train(
         evaluations = [config.evaluation()] if config.linear_eval else []
     for asked in evaluations:
         protocol = LINEAR_PROTOCOLS[asked.probe.name]
-        if protocol.top1 not in (run.result or {}) or run.order(protocol.prefix).exists():
+        if protocol.top1 not in (run.result or {}) or run.ordered(protocol.prefix, place.launch):
             from moco.training.linear_eval import linear_eval
 
             linear_eval(run, asked, place)
@@ -100,7 +100,7 @@ def _train(config: Config, run: Run, place: Place) -> dict[str, Json]:
         two = parts.data.train_images[:2]
         described = try_method(method, config, parts.autocast(), views(two), views.clean(two))
         with run.lease("train", str(parts.device), place) as lease:
-            if config.rerun or run.order(KNN.prefix).exists():
+            if config.rerun or run.ordered(KNN.prefix, place.launch):
                 run.clear(*["job.json"] * bool(place.job))
             elif done := run.result:  # by another process, while this one was building
                 return done

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -153,10 +154,50 @@ def test_killed_point_beside_one_that_is_cancelled(tmp_path: Path, sweep: Sweep)
     assert launcher.returncode == 1 and "killed: seed=" in output
 
 
-def test_a_job_that_dies_before_it_holds_its_run_counts_as_killed(tmp_path: Path) -> None:
-    words = [*SHORT, "seed=0,1", ON_CPU, "hydra.launcher.setup=['exit 3']"]
-    answer = python(TRAIN, "-m", *words, cwd=tmp_path)
-    assert answer.returncode == 1 and answer.stderr.count("killed: seed=") == 2, answer.stderr
+def test_a_job_that_dies_before_it_holds_its_run_has_failed(tmp_path: Path, sweep: Sweep) -> None:
+    """Even where an earlier attempt was stopped: it must not look as if the same command could go on."""
+    words = [*LONG, "epochs=60", "seed=0", ON_CPU]
+    launcher = sweep(*words)
+    wait_for(lambda: lines(tmp_path))
+    launcher.send_signal(signal.SIGTERM)
+    assert launcher.wait(300) == 75
+    setup = "hydra.launcher.setup=['echo no such module >&2', 'false']"
+    answer = python(TRAIN, "-m", *words, "seed=0,1", setup, cwd=tmp_path)
+    assert answer.returncode == 1 and answer.stderr.count("failed: seed=") == 2, answer.stdout + answer.stderr
+    assert answer.stderr.count("its job ended before it began to work:\n    no such module") == 1
+    status = python("-m", "moco", "status", cwd=tmp_path).stdout
+    assert "2 failed" in status and not results(tmp_path)
+
+
+def test_two_ctrl_c_at_once_lose_no_checkpoint(tmp_path: Path, sweep: Sweep) -> None:
+    words = [*LONG, "seed=0,1", ON_CPU, jobs_at_a_time(2)]
+    launcher = sweep(*words)
+    wait_for(lambda: len(list(tmp_path.glob("runs/*/metrics.jsonl"))) == 2)
+    for path in tmp_path.glob("runs/*/checkpoint.pt"):
+        path.unlink()
+    for _ in range(2):
+        os.killpg(launcher.pid, signal.SIGINT)
+        time.sleep(0.2)
+    output = launcher.communicate(timeout=300)[0]
+    assert launcher.returncode == 75, output
+    assert "SIGINT: 2 jobs save their checkpoints and stop; the same command goes on" in output
+    assert {lease["ended"] for lease in leases(tmp_path)} == {"stopped"}
+    assert len(list(tmp_path.glob("runs/*/checkpoint.pt"))) == 2
+    assert "Bypassing" not in output + "".join(p.read_text() for p in tmp_path.glob("runs/sweeps/*/jobs/*.out"))
+
+
+def test_ctrl_c_takes_back_an_order_whose_job_has_not_begun(tmp_path: Path, sweep: Sweep) -> None:
+    words = [*SHORT, "seed=0,1", ON_CPU, jobs_at_a_time(1)]
+    assert python(TRAIN, "-m", *words, cwd=tmp_path).returncode == 0
+    first = results(tmp_path)
+    launcher = sweep(*words, "rerun=true", "hydra.launcher.setup=['sleep 60']")
+    wait_for(lambda: list(tmp_path.glob("runs/*/again.knn")))
+    launcher.send_signal(signal.SIGINT)
+    output = launcher.communicate(timeout=300)[0]
+    assert launcher.returncode == 75 and "rerun=true erases 2 results, each when its job begins" in output, output
+    assert not list(tmp_path.glob("runs/*/again.*"))
+    again = python(TRAIN, "-m", *words, cwd=tmp_path)
+    assert "2 runs, 2 done" in again.stdout and results(tmp_path) == first
 
 
 def test_an_order_to_stop_reaches_jobs_that_still_load_torch(tmp_path: Path, sweep: Sweep) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from common import METHODS, ROOT, TINY
+from common import METHODS, ROOT, TINY, python
 
 from moco.config import places
 from moco.config.schema import Config
@@ -17,6 +17,7 @@ from moco.launch import plan
 from moco.launch.job import Task
 from moco.launch.options import LocalOptions, SlurmOptions
 from moco.runs import provenance
+from moco.runs.identity import folder_name
 from moco.runs.lease import Place, Stopped
 from moco.runs.run import Run
 from moco.runs.state import State
@@ -58,29 +59,59 @@ def test_an_order_to_do_it_again_and_its_withdrawal(task: Task) -> None:
     ):
         ordered.freeze()
         done(ordered, "knn", "linear_cached", "linear")
-        ordered.freeze(again=True)
+        ordered.freeze("mine")
         assert sorted(path.name for path in task.run.folder.glob("again.*")) == names
+        assert ordered.state() == State.PENDING and task.run.state() == State.DONE
+        assert replace(ordered, launch=None).state() == replace(ordered, launch="another's").state() == State.DONE
+        replace(ordered, launch="another's").withdraw()
         assert ordered.state() == State.PENDING
         ordered.withdraw()
-        assert ordered.state() == State.DONE
+        assert ordered.state() == State.DONE and not list(task.run.folder.glob("again.*"))
+
+
+def test_an_order_is_obeyed_by_the_jobs_of_its_launch_alone(tiny: Tiny, tmp_path: Path) -> None:
+    """A launcher that is killed, or a queued job that is cancelled, leaves an order that means nothing to anybody."""
+    config = tiny("moco", "epochs=1")
+    task = Task(Run(tmp_path / "runs" / folder_name(config)), config)
+    task.freeze()
+    pretrain.train(config, task.run)
+    first = task.run.result
+    task.freeze("mine")
+    pretrain.train(config, task.run)
+    pretrain.train(config, task.run, Place("s", launch="another's"))
+    assert task.run.result == first
+    pretrain.train(config, task.run, Place("s", launch="mine"))
+    again = task.run.result
+    assert again != first and len(task.run.metrics()) == 1
+    pretrain.train(config, task.run, Place("s", launch="mine"))  # the same job, queued again
+    assert task.run.result == again
 
 
 def test_what_is_refused_takes_back_the_order_to_begin_again(
     tmp_path: Path, tiny: Tiny, finish: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Refusing:
-        def run(self, start: Sequence[Task], waiting: Sequence[Task]) -> dict[Path, State]:
-            assert [task.state() for task in start] == ["pending"] * 2
+        def begin(self, start: Sequence[Task], waiting: Sequence[Task]) -> None:
+            assert [task.state() for task in start] == ["pending"] * 3
             raise UserError("sbatch refused")
 
+    runs = tmp_path / "runs"
     tasks = [
         Task(Run(finish(*METHODS["moco"], *TINY, f"seed={seed}")), tiny("moco", f"seed={seed}")) for seed in (0, 1)
     ]
-    assert [task.state() for task in tasks] == ["done"] * 2
+    failed = Task(Run(finish(*METHODS["moco"], *TINY, "seed=2", error="no memory", epochs=1)), tiny("moco", "seed=2"))
+    new = Task(Run(runs / "moco-small-digits-new"), tiny("moco", "seed=3"))
+    assert [task.state() for task in [*tasks, failed, new]] == ["done"] * 2 + ["failed", "pending"]
     monkeypatch.setattr(plan, "make", lambda options, sweep: Refusing())
-    with pytest.raises(UserError, match="sbatch refused"):
-        plan.launch(tasks, LocalOptions(), Sweep(tmp_path / "runs", "s"), rerun=True)
-    assert [task.state() for task in tasks] == ["done"] * 2
+    before = sorted(runs.rglob("*"))
+    for many in ([*tasks, failed], [*tasks, new]):
+        with pytest.raises(UserError, match="sbatch refused"):
+            plan.launch(many, LocalOptions(), Sweep(runs, "s"), rerun=True)
+        assert [task.state() for task in [*tasks, failed, new]] == ["done"] * 2 + ["failed", "pending"]
+    assert [
+        path for path in sorted(runs.rglob("*")) if path.parent.name != "sweeps" and path.name != "sweeps"
+    ] == before
+    assert not list((runs / "sweeps").rglob("*.json"))
 
 
 def test_the_plan_and_its_dry_run(tmp_path: Path, tiny: Tiny, finish: Callable[..., Path]) -> None:
@@ -102,7 +133,41 @@ def test_the_plan_and_its_dry_run(tmp_path: Path, tiny: Tiny, finish: Callable[.
         ["c", "pending", "start", "c"],
         ["d", "stopped", "resume", "d"],
     ]
-    assert [line.split()[2] for line in plan.dry_run(tasks, rerun=True).splitlines()[1:]] == ["start"] * 4
+    *rows, last = plan.dry_run(tasks, rerun=True).splitlines()[1:]
+    assert [row.split()[2] for row in rows] == ["start", "erase", "start", "erase"]
+    assert last == "rerun=true erases 1 result and 1 checkpoint, each when its job begins"
+
+
+def test_failures_that_share_a_reason_print_it_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny: Tiny
+) -> None:
+    tasks = [Task(Run(tmp_path / f"run-{i}"), tiny(), (), f"seed={i}") for i in range(14)]
+    for task in tasks:
+        task.freeze()
+    for task in tasks[:12]:
+        task.run.fail(UserError("device=cuda: not available"))
+    try:
+        raise RuntimeError("a bug")
+    except RuntimeError as error:
+        tasks[12].run.fail(error)
+    ends = {task.run.folder: State.FAILED for task in tasks} | {tasks[13].run.folder: State.STOPPED}
+    plan.report(tasks, ends)
+    said = capsys.readouterr().err
+    assert said.count("failed: seed=") == 11 and "... and 2 more" in said.splitlines()
+    assert said.count("    device=cuda: not available\n") == 1
+    assert "    RuntimeError: a bug\n" in said and said.endswith(f"stopped: seed=13  ({tasks[13].run.folder})\n")
+
+
+def test_a_linear_evaluation_that_is_there_with_other_settings_is_told(task: Task) -> None:
+    task.freeze()
+    done(task, "knn", "linear_cached", "linear")
+    asked = task.evaluations[0]
+    stored = {**asked.probe.model_dump(), "epochs": 7, "seed": 0}
+    task.run.write_result({**(task.run.result or {}), "probes": {"cached": stored}})
+    assert plan.differing([task], [task]) == []
+    assert plan.differing([task], []) == [
+        "m=64: linear evaluation (cached) is there with probe.epochs=7: rerun=true repeats it"
+    ]
 
 
 def test_exit_codes() -> None:
@@ -161,7 +226,7 @@ def test_an_error_before_the_run_is_held_is_recorded_like_a_later_one(
 
     monkeypatch.setattr(pretrain, "train", fail)
     task.freeze()
-    with pytest.raises(UserError):
+    with pytest.raises(SystemExit, match="^1$"):
         task.job(Place("s"))()
     assert task.state() == State.FAILED and task.run.log_tail(5) == ["device=cuda:7 is not there"]
 
@@ -177,3 +242,15 @@ def test_jobs_import_the_code_of_the_checkout_and_of_an_installed_package_nothin
     monkeypatch.setattr(provenance, "INSTALLED", True)
     with pytest.raises(UserError, match="snapshot=true copies what git tracks, and this is not a git checkout"):
         jobs.python_path(tmp_path, snapshot=True)
+
+
+def test_a_snapshot_is_a_checkout_that_works(tmp_path: Path) -> None:
+    code = Path(jobs.python_path(tmp_path, snapshot=True).partition(os.pathsep)[0])
+    assert code.parent == tmp_path and jobs.python_path(tmp_path, snapshot=True).startswith(str(code))
+    assert len(list(tmp_path.iterdir())) == 1
+    script = (
+        "from moco.config.places import CONF, CODE, INSTALLED; print(CODE, (CONF / 'train.yaml').is_file(), INSTALLED)"
+    )
+    answer = python("-c", script, cwd=tmp_path, PYTHONPATH=str(code), PYTHONSAFEPATH="1")
+    assert answer.stdout.split() == [str(code), "True", "False"], answer.stderr
+    assert (code / "conf/sweeps").is_symlink() and (code / "moco/conf/sweeps/temperature.yaml").is_file()
