@@ -6,11 +6,11 @@ Imports neither torch nor hydra.
 """
 
 import functools
+import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from moco.io import Json
@@ -42,6 +42,17 @@ class Checked(BaseModel):
 def _takes_bool(schema: type[BaseModel], field: str) -> bool:
     annotation = schema.model_fields[field].annotation
     return bool in (annotation, *get_args(annotation))
+
+
+def _absolute(path: str) -> str:
+    """The path from the root of the file system on, ~ expanded, so that it means the same wherever a job runs."""
+    try:
+        return os.path.join(os.getcwd(), os.path.expanduser(path))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} cannot be found, since the working directory is gone: change to another") from error
+
+
+Place = Annotated[str, AfterValidator(_absolute)]
 
 
 class Section(Checked):
@@ -97,20 +108,20 @@ class Model(Component):
     stem_stride: int | None = Field(None, ge=1)
     pooled: int | None = Field(None, ge=1)
 
+    def unweighted(self) -> Self:
+        """Without the weights that somebody else trained, for what replaces them at once."""
+        return self.model_copy(update={"pretrained": False}) if self.pretrained else self
+
 
 class Data(Component):
     OWN = Component.OWN | {"validation", "mean", "std"}
 
     name: str | None = Field(None, max_length=LONGEST)  # type: ignore[assignment]  # an image folder without a name takes its folder's, see named
-    root: str | None = None
+    root: Place | None = None
     size: int | None = Field(None, ge=4)
     validation: float = Field(ge=0, lt=1)
     mean: list[float] | None = Field(None, min_length=3, max_length=3)
     std: list[float] | None = Field(None, min_length=3, max_length=3)
-
-    def unweighted(self) -> Self:
-        """Without the weights that somebody else trained, for what replaces them at once."""
-        return self.model_copy(update={"pretrained": False}) if self.pretrained else self
 
     @model_validator(mode="before")
     @classmethod
@@ -120,7 +131,8 @@ class Data(Component):
             return given
         if not given.get("root"):
             raise ValueError("data.root is missing: give a folder that holds train/<class>/ and test/<class>/")
-        return {**given, "name": Path(str(given["root"])).expanduser().absolute().name}
+        folder = os.path.basename(os.path.normpath(_absolute(str(given["root"]))))
+        return {**given, "name": os.fsencode(folder).decode(errors="backslashreplace") or "root"}
 
     @model_validator(mode="after")
     def _moments(self) -> Self:
@@ -348,6 +360,12 @@ def _defaults(schema: type[BaseModel], prefix: str = "") -> dict[str, Json]:
     return found
 
 
+class DataRoot(Section):
+    """Where a linear evaluation finds the images of its run."""
+
+    root: Place | None = Field(default=None, description="where the run's images lie now, if they have moved")
+
+
 class LinearEval(Section):
     """Keys of linear_eval.py."""
 
@@ -357,5 +375,6 @@ class LinearEval(Section):
     device: str = Field(pattern=DEVICE, description="auto, cpu, cuda, cuda:1 or mps")
     seed: int = Field(ge=0, le=MOST_SEED, description="of the classifier, its data order and views")
     rerun: bool = Field(description="evaluate again where it has been done")
+    data: DataRoot = DataRoot()
     probe: Probe
     tracker: Tracking
