@@ -1,0 +1,104 @@
+"""Whether the data is still what a run was trained on: its folder keeps a fingerprint, in data.json. Imports no torch."""
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from moco.config.schema import Config
+from moco.config.schema import Data as Section
+from moco.data.files import Files, find_files
+from moco.errors import UserError
+from moco.io import Json, read_mapping, write_json
+from moco.runs.run import Run
+
+if TYPE_CHECKING:
+    from moco.data import Dataset
+
+IMAGE_FOLDER = "moco.data.load_image_folder"
+RECORD = "data.json"
+
+
+def described(section: Section, data: "Dataset") -> dict[str, Json]:
+    """What is kept of a data set on the CPU: fingerprints of its tensors and of its files, its sizes and classes."""
+    files = find_files(section.root).fingerprint() if section.target == IMAGE_FOLDER else None
+    return {
+        "fingerprint": data.fingerprint(),
+        "files": files,
+        "train_images": [*data.train_images.shape],
+        "test_images": [*data.test_images.shape],
+        "classes": [*data.classes],
+    }
+
+
+def keep(run: Run, now: dict[str, Json]) -> None:
+    """Writes what `described` tells into the run's folder."""
+    write_json(run.folder / RECORD, now)
+
+
+def check_images(run: Run, now: dict[str, Json], remedy: str = "") -> None:
+    """Compares all pixels, labels and classes with those that the run was trained on, where that was kept.
+
+    Raises:
+        UserError: they differ.
+    """
+    then = read_mapping(run.folder / RECORD)
+    if then and then.get("fingerprint") != now["fingerprint"]:
+        raise _other(run, _difference(then, now), remedy)
+
+
+Looked: TypeAlias = dict[str | None, Files | None]  # what was found under each root; None where it cannot be found
+
+
+def check_files(run: Run, config: Config, looked: Looked | None = None) -> None:
+    """Compares names and sizes of an image folder's files with those that the run was trained on, without a look into them.
+
+    It is for what is not going to load the images: a run that is done, and all runs of a sweep before it begins. A folder that
+    is not there, and data of another kind, is not compared.
+
+    Args:
+        looked: what was found already; the points of a sweep mostly share one folder.
+
+    Raises:
+        UserError: they differ, and the run has something to lose.
+    """
+    then = read_mapping(run.folder / RECORD)
+    begun = run.result is not None or run.checkpoint.exists()
+    if not then or not begun or config.rerun or config.data.target != IMAGE_FOLDER:
+        return
+    looked = {} if looked is None else looked
+    if config.data.root not in looked:
+        looked[config.data.root] = _files(config.data.root)
+    now = looked[config.data.root]
+    if now and then.get("files") not in (None, now.fingerprint()):
+        counts: dict[str, Json] = {"train_images": [len(now.train)], "test_images": [len(now.test)]}
+        raise _other(run, _difference(then, {**counts, "classes": [*now.classes]}))
+
+
+def _other(run: Run, difference: str, remedy: str = "") -> UserError:
+    remedy = remedy or "bring them back, give data.name=<another> for a new run, or rerun=true to start over"
+    return UserError(f"{run.folder} was trained on other images ({difference}): {remedy}")
+
+
+def _difference(then: dict[str, Json], now: dict[str, Json]) -> str:
+    """The first thing in which two data sets differ, in words."""
+    for key, noun in (("train_images", "training images"), ("test_images", "test images"), ("classes", "classes")):
+        before, after = then.get(key), now.get(key)
+        assert isinstance(before, list) and isinstance(after, list)
+        if key == "classes" and len(before) == len(after) and before != after:
+            return f"classes {', '.join(map(str, before[:5]))} then, {', '.join(map(str, after[:5]))} now"
+        counts = (len(before), len(after)) if key == "classes" else (before[0], after[0])
+        if counts[0] != counts[1]:
+            return f"{counts[0]} {noun} then, {counts[1]} now"
+        if key != "classes" and before != after and len(before) == len(after):
+            return f"of {_pixels(before)} pixels then, {_pixels(after)} now"
+    return "as many, but not the same"
+
+
+def _pixels(shape: list[Json]) -> str:
+    return f"{shape[2]}x{shape[3]}"
+
+
+def _files(root: str | None) -> Files | None:
+    """The files under the root; None where they cannot be found, which is no answer to whether they are the same."""
+    try:
+        return find_files(root)
+    except UserError:
+        return None
