@@ -56,7 +56,8 @@ class SplitBatchNorm(_BatchNorm):
         plain copies of runs of C numbers, after which batch_norm still finds its fast layout. On a CPU these copies would
         take longer than everything else.
         """
-        weight, bias = self.weight.repeat(self.splits), self.bias.repeat(self.splits)  # [S*C]
+        # A norm without weights stays so.
+        weight, bias = (None if p is None else p.repeat(self.splits) for p in (self.weight, self.bias))  # [S*C]
         y = torch.unflatten(x.movedim(1, -1), 0, (-1, self.splits)).movedim(1, -2).flatten(-2)  # [B/S, H, W, S*C]
         moments = mean.view(-1), var.view(-1)
         y = F.batch_norm(y.movedim(-1, 1), *moments, weight, bias, True, self.momentum or 0.0, self.eps)
@@ -64,22 +65,48 @@ class SplitBatchNorm(_BatchNorm):
         return y.movedim(-1, 1)
 
 
+class SplitBatchNormAct(SplitBatchNorm):
+    """The same for a norm that drops and activates too, as timm's BatchNormAct2d does."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.act(self.drop(super().forward(x)))
+        return y
+
+
 def split_batch_norm(module: nn.Module, splits: int) -> None:
-    """Replaces every BatchNorm inside `module` by a SplitBatchNorm with the same parameters and buffers.
+    """Makes every BatchNorm inside `module` a SplitBatchNorm.
+
+    They stay the same objects and only change their class. So a norm or a parameter that is used in two places still is, and
+    one that does not train still does not.
 
     Raises:
-        UserError: a BatchNorm does more than that, as some of timm's apply the activation too.
+        UserError: a BatchNorm does something else besides, or keeps no running statistics.
     """
-    for parent in list(module.modules()):
-        for name, bn in parent.named_children():
-            if not isinstance(bn, _BatchNorm):
-                continue
-            if type(bn).forward is not _BatchNorm.forward:
-                raise UserError(
-                    f"method.splits={splits} cannot split this model's {type(bn).__name__}, which does more than "
-                    "BatchNorm: give method.splits=1, or another model"
-                )
-            assert bn.affine and bn.track_running_stats
-            split = SplitBatchNorm(bn.num_features, splits, bn.eps, bn.momentum).to(bn.weight.device)
-            split.load_state_dict(bn.state_dict())
-            setattr(parent, name, split)
+    for bn in module.modules():
+        if not isinstance(bn, _BatchNorm):
+            continue
+        kind, before = _split_kind(bn), type(bn).__name__
+        if kind is None:
+            raise UserError(
+                f"method.splits={splits} cannot split this model's {before}, which does more than "
+                "BatchNorm: give method.splits=1, or another model"
+            )
+        if not bn.track_running_stats or bn.momentum is None:
+            raise UserError(
+                f"method.splits={splits} cannot split this model's {before}, which has no moving averages of mean and "
+                "variance: give method.splits=1, or another model"
+            )
+        bn.__class__ = kind
+        bn.splits = splits  # type: ignore[assignment]
+
+
+def _split_kind(bn: _BatchNorm) -> type[SplitBatchNorm] | None:
+    """What the norm is to become; None where that would not compute the same in evaluation."""
+    if type(bn).forward is _BatchNorm.forward:
+        return SplitBatchNorm
+    # By its name and parts, since timm is not needed for anything else here.
+    known = type(bn).__name__ == "BatchNormAct2d" and type(bn).__module__.startswith("timm.")
+    return SplitBatchNormAct if known and {name for name, _ in bn.named_children()} == {"drop", "act"} else None

@@ -76,11 +76,89 @@ def test_a_batch_that_does_not_split_into_equal_groups():
         SplitBatchNorm(3, splits=4)(torch.randn(6, 3))
 
 
-def test_a_norm_that_holds_an_activation_is_not_split():
-    settings = dict(feature_dim=4, m=8, temperature=0.1, momentum=0.9)
-    with pytest.raises(UserError, match="method.splits=2 .*BatchNormAct2d.*give method.splits=1"):
-        MoCo(timm_backbone("mobilenetv3_small_050"), splits=2, **settings)
-    loss = MoCo(timm_backbone("mobilenetv3_small_050"), splits=1, **settings)(
-        torch.randn(4, 3, 32, 32), torch.randn(4, 3, 32, 32), torch.arange(4)
-    )
-    assert loss.isfinite()
+def test_a_norm_without_weights_is_split():
+    holder = nn.Sequential(nn.BatchNorm2d(6, affine=False))
+    split_batch_norm(holder, 2)
+    plain, x = nn.BatchNorm2d(6, affine=False), torch.randn(8, 6, 3, 3)
+    for way, groups in WAYS.items():
+        norm = holder[0]
+        zeros, ones = torch.zeros(2, 6), torch.ones(2, 6)
+        out = getattr(norm, way)(x, zeros, ones)
+        for index in groups(8, 2):
+            assert torch.allclose(out[index], plain(x[index]), atol=1e-6)
+
+
+class Shared(nn.Module):
+    """One norm in two places of one module and in another, one weight in two norms, and a weight that does not train."""
+
+    def __init__(self):
+        super().__init__()
+        norm, other = nn.BatchNorm1d(6), nn.BatchNorm1d(6)
+        self.first, self.again, self.inside = norm, norm, nn.Sequential(norm)
+        self.tied = other
+        other.weight = norm.weight
+        self.frozen = nn.BatchNorm1d(6)
+        self.frozen.weight.requires_grad_(False)
+        self.frozen.eval()
+
+
+def test_what_is_shared_or_frozen_stays_so():
+    module = Shared()
+    before = {name: p for name, p in module.named_parameters(remove_duplicate=False)}
+    hooked = []
+    module.first.register_forward_hook(lambda *_: hooked.append(1))
+    split_batch_norm(module, 2)
+    assert module.first is module.again is module.inside[0] and isinstance(module.first, SplitBatchNorm)
+    assert module.tied.weight is module.first.weight and module.tied.bias is not module.first.bias
+    after = {name: p for name, p in module.named_parameters(remove_duplicate=False)}
+    assert all(after[name] is p for name, p in before.items()) and after.keys() == before.keys()
+    assert not module.frozen.weight.requires_grad and module.frozen.bias.requires_grad and not module.frozen.training
+    module.again(torch.randn(4, 6)), module.inside(torch.randn(4, 6))
+    assert hooked == [1, 1] and module.first.num_batches_tracked == 2
+    twin = copy.deepcopy(module)
+    assert twin.first is twin.again is not module.first
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_norm_that_holds_an_activation_is_split_too(way, monkeypatch):
+    norm_act = pytest.importorskip("timm").layers.BatchNormAct2d
+    monkeypatch.setattr(SplitBatchNorm, "_one_by_one", getattr(SplitBatchNorm, way))
+    holder, x = nn.Sequential(norm_act(6, act_layer=nn.SiLU)), torch.randn(8, 6, 3, 3)
+    plain = copy.deepcopy(holder[0])
+    split_batch_norm(holder, 2)
+    assert isinstance(holder[0], SplitBatchNorm) and holder.state_dict().keys() == {
+        f"0.{k}" for k in plain.state_dict()
+    }
+    out, groups = holder(x), [copy.deepcopy(plain) for _ in range(2)]
+    for group, index in zip(groups, WAYS[way](8, 2)):
+        assert torch.allclose(out[index], group(x[index]), atol=1e-6)
+    assert torch.allclose(holder[0].running_mean, sum(g.running_mean for g in groups) / 2)
+    plain.load_state_dict(holder[0].state_dict())
+    assert torch.equal(holder.eval()(x), plain.eval()(x))
+
+
+def test_a_model_of_such_norms_trains_in_groups():
+    model = MoCo(timm_backbone("mobilenetv3_small_050"), splits=2, feature_dim=4, m=8, temperature=0.1, momentum=0.9)
+    loss = model(torch.randn(4, 3, 32, 32), torch.randn(4, 3, 32, 32), torch.arange(4))
+    loss.backward()
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert loss.isfinite() and norms and all(isinstance(m, SplitBatchNorm) and m.splits == 2 for m in norms)
+
+
+class Odd(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+@pytest.mark.parametrize(
+    "norm, reason",
+    [
+        (Odd(4), "Odd, which does more than BatchNorm"),
+        (nn.SyncBatchNorm(4), "SyncBatchNorm, which does more"),
+        (nn.BatchNorm2d(4, track_running_stats=False), "BatchNorm2d, which has no moving averages"),
+        (nn.BatchNorm2d(4, momentum=None), "BatchNorm2d, which has no moving averages"),
+    ],
+)
+def test_a_norm_that_cannot_be_split_is_named(norm: nn.Module, reason: str):
+    with pytest.raises(UserError, match=f"method.splits=2 cannot split this model's {reason}.*: give method.splits=1"):
+        split_batch_norm(nn.Sequential(norm), 2)
