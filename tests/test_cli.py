@@ -84,7 +84,7 @@ def test_status_logs_and_export(trained: Path) -> None:
         (["method=npid", "m=9000", "data=digits"], "m=9000 is more than the 1437 training images"),
         (["data=digits", "k=1500", "batch_size=64"], "k=1500 is more than the 1437"),
         (["data=digits", "batch_size=2000"], "batch_size=2000 is more than the 1437 training images"),
-        (["data=image_folder", "data.root=nowhere"], "data.root=nowhere has no folder train/"),
+        (["data=image_folder", "data.root=nowhere"], "/nowhere has no folder train/"),
         (["data=digits", "+augment.blurr=1"], "unknown key augment.blurr: did you mean augment.blur?"),
         (["data=digits", "batch_size=60"], "splits=8"),
         (["m=0"], "m=0 is no queue"),

@@ -18,10 +18,10 @@ RECORD = "data.json"
 
 def described(section: Section, data: "Dataset") -> dict[str, Json]:
     """What is kept of a data set on the CPU: fingerprints of its tensors and of its files, its sizes and classes."""
-    files = find_files(section.root).fingerprint() if section.target == IMAGE_FOLDER else None
+    files = _files(section.root) if section.target == IMAGE_FOLDER else None
     return {
         "fingerprint": data.fingerprint(),
-        "files": files,
+        "files": files.fingerprint() if files else None,
         "train_images": [*data.train_images.shape],
         "test_images": [*data.test_images.shape],
         "classes": [*data.classes],
