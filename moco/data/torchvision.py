@@ -1,5 +1,8 @@
 """The data sets of torchvision."""
 
+import contextlib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +10,8 @@ import torch
 from torch import Tensor
 
 from moco.data.dataset import Dataset
+from moco.data.files import absolute
+from moco.data.there import ARCHIVES, not_there
 from moco.errors import UserError
 
 
@@ -25,13 +30,10 @@ def load_torchvision(dataset: str, root: str) -> Dataset:
     if dataset == "STL10":
         splits = [{"split": "train+unlabeled"}, {"split": "test"}]
     try:
-        train, test = (make(root, download=True, **split) for split in splits)
+        with _alone(dataset, absolute(root)):
+            train, test = (make(str(absolute(root)), download=True, **split) for split in splits)
     except (OSError, RuntimeError) as error:
-        archive = getattr(make, "filename", "archive")
-        raise UserError(
-            f"{dataset} is not in {Path(root).absolute()} and cannot be downloaded ({str(error)[:80]}): put {archive} "
-            "there, give data.root, or use data=digits, which needs no download"
-        ) from error
+        raise UserError(not_there(dataset, absolute(root), str(error))) from error
     tensors: list[Tensor] = []
     for part in (train, test):
         images = torch.from_numpy(np.asarray(part.data))  # CIFAR: [N, H, W, 3], STL-10: [N, 3, H, W]
@@ -40,3 +42,31 @@ def load_torchvision(dataset: str, root: str) -> Dataset:
         tensors += [images.contiguous(), labels.long()]
     x, y, test_x, test_y = tensors
     return Dataset(x, y, test_x, test_y, list(train.classes))
+
+
+@contextlib.contextmanager
+def _alone(dataset: str, root: Path) -> Iterator[None]:
+    """Where the data set has to be downloaded or unpacked, one process does that, and others wait for it.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+    archive = ARCHIVES.get(dataset)
+    path = root / f".{archive.file if archive else dataset}.lock"
+    if archive and (root / archive.folder).is_dir() and not path.exists():
+        yield
+        return
+    import filelock
+
+    root.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        print(f"{root}: another process downloads {dataset}, waiting for it", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()

@@ -59,9 +59,10 @@ def check_files(run: Run, config: Config, looked: Looked | None = None) -> None:
     Raises:
         UserError: they differ, and the run has something to lose.
     """
+    if config.rerun or config.data.target != IMAGE_FOLDER:
+        return
     then = read_mapping(run.folder / RECORD)
-    begun = run.result is not None or run.checkpoint.exists()
-    if not then or not begun or config.rerun or config.data.target != IMAGE_FOLDER:
+    if not then or not (run.result or run.checkpoint.exists()):
         return
     looked = {} if looked is None else looked
     if config.data.root not in looked:

@@ -1,0 +1,54 @@
+"""What is looked at of the data before a sweep begins, once for all its points. Imports no torch."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from moco.config.schema import Data
+from moco.data.there import check_data
+from moco.errors import UserError
+from moco.launch.job import Task
+from moco.training.same_data import Looked, check_files
+
+
+def refuse_changed(tasks: Iterable[Task]) -> None:
+    """Refuses runs that were trained, or have begun, on other images than those that lie in data.root now.
+
+    Raises:
+        UserError: a line for each.
+    """
+    problems, looked = [], Looked()
+    for task in tasks:
+        if task.config:
+            try:
+                check_files(task.run, task.config, looked)
+            except UserError as error:
+                problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def refuse_missing(tasks: Sequence[Task]) -> None:
+    """Refuses tasks whose data is not on this machine and cannot be downloaded.
+
+    Raises:
+        UserError: its lines for each data set that is missing.
+    """
+    asked: dict[tuple[str, str | None, str, float], None] = {}
+    for section in _sections(tasks):
+        dataset = str((section.model_extra or {}).get("dataset"))
+        asked[section.target, section.root, dataset, section.validation] = None
+    problems: dict[str, None] = {}
+    for one in asked:
+        try:
+            check_data(*one)
+        except UserError as error:
+            problems[str(error)] = None
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def _sections(tasks: Iterable[Task]) -> Iterator[Data]:
+    """The data that each task loads."""
+    for task in tasks:
+        section = (task.config or task.run.config).data
+        moved = None if task.config else next((e.data.root for e in task.evaluations if e.data.root), None)
+        yield section.model_copy(update={"root": moved}) if moved else section
