@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 from moco.analysis import formats
 from moco.errors import UserError, say
@@ -18,15 +18,36 @@ from moco.runs.sweep import Sweep, select, sweep_names
 
 NAMES = "sweeps, ids, beginnings of ids, or folders"
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 Given: TypeAlias = argparse.Namespace
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as everything else here does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} ({self.prog} --help)")
+
+
+def positive(text: str) -> float:
+    """A number above 0."""
+    if not 0 < (number := float(text)) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} should be a number above 0")
+    return number
+
+
+def count(text: str) -> int:
+    """A whole number above 0."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} should be a whole number above 0")
+    return number
 
 
 def add_status(commands: Commands) -> None:
     one = commands.add_parser("status", help="where each run stands")
     one.add_argument("names", nargs="*", help=NAMES)
     one.add_argument("--watch", action="store_true", help="redraw until all have ended")
-    one.add_argument("--seconds", type=float, default=5, help="between redraws (default: 5)")
+    one.add_argument("--seconds", type=positive, default=5, help="between redraws (default: 5)")
     one.set_defaults(call=status)
 
 
@@ -43,7 +64,7 @@ def status(given: Given) -> None:
 def add_logs(commands: Commands) -> None:
     one = commands.add_parser("logs", help="the end of a run's log")
     one.add_argument("name", help="id or folder")
-    one.add_argument("--lines", type=int, default=40, help="how many (default: 40)")
+    one.add_argument("--lines", type=count, default=40, help="how many (default: 40)")
     one.set_defaults(call=logs)
 
 
@@ -74,7 +95,7 @@ def cancel(given: Given) -> None:
 def add_table(commands: Commands) -> None:
     one = commands.add_parser("table", help="the result table of all finished runs, or of those named")
     one.add_argument("names", nargs="*", help=NAMES)
-    one.add_argument("--where", default="", metavar="TEST", help="such as 'm>=1024 and optimizer.name=sgd'")
+    one.add_argument("--where", default="", metavar="TEST", help="such as 'm>=1024 and optimizer.name=sgd or m=64'")
     one.add_argument(
         "--sort",
         default="",
@@ -125,6 +146,7 @@ def plot(given: Given) -> None:
     from moco.analysis.figure import figure
 
     written(given.out, lambda: figure(selected(given), given.out))
+    print(f"{given.out} holds the figure")
 
 
 def add_report(commands: Commands) -> None:
@@ -238,7 +260,7 @@ COMMANDS = (
 
 def parser() -> argparse.ArgumentParser:
     called = "moco" if Path(sys.argv[0]).name == "moco" else "python -m moco"
-    top = argparse.ArgumentParser(prog=called, description="Train and evaluate runs, and read what they left on disk.")
+    top = Parser(prog=called, description="Train and evaluate runs, and read what they left on disk.")
     commands = top.add_subparsers(required=True, metavar="command")
     for add in COMMANDS:
         add(commands)
@@ -256,8 +278,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if "--sort" in words[:-1]:  # argparse would take --sort -tau for two options
         at = words.index("--sort")
         words[at : at + 2] = [f"--sort={words[at + 1]}"]
-    given = parser().parse_args(words)
     try:
+        given = parser().parse_args(words)
         gc.set_threshold(100_000)  # thousands of runs are many small objects and no cycles
         given.call(given)
     except UserError as error:

@@ -16,7 +16,7 @@ Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside this one to write to, renamed at the end: a reader finds the old file or the new, never a piece."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = path.parent / f".{path.name}.{os.getpid()}"
     try:
         yield aside
         os.replace(aside, path)

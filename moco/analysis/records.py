@@ -35,6 +35,7 @@ class Size(NamedTuple):
 class Published:
     """What a recipe's source reports, and the source's name. `scores`: top-1 and top-5 in percent by `recipe_key`."""
 
+    recipe: str
     source: str
     scores: dict[str, list[float | None]]
 
@@ -164,7 +165,7 @@ def _published(config: Flat) -> Published | None:
         quoted = config.get(f"recipe.{protocol.recipe_key}")
         if protocol.recipe_key and isinstance(quoted, list):
             scores[protocol.recipe_key] = [value if is_number(value) else None for value in quoted]
-    return Published(f"{source} ({note})" if note else str(source), scores)
+    return Published(str(config.get("recipe.name")), f"{source} ({note})" if note else str(source), scores)
 
 
 def is_number(value: object) -> TypeGuard[float]:

@@ -27,7 +27,7 @@ def select(lines: Sequence[Line], where: str = "", sort: str = "", columns: Sequ
     """The rows of these lines, published ones below ours.
 
     Args:
-        where: comparisons of a column or setting joined by `and`: "m>=1024 and optimizer.name=sgd".
+        where: comparisons of a column or setting joined by `and` and, more loosely, by `or`: "m>1024 and momentum=0.9 or m=64".
         sort: a column or setting, accuracies from the highest, others from the lowest; a leading - reverses the order.
         columns: those to keep, in this order; settings are known by their keys too.
 
@@ -36,8 +36,9 @@ def select(lines: Sequence[Line], where: str = "", sort: str = "", columns: Sequ
     """
     if not lines:
         return []
-    for test in _tests(where, lines):
-        lines = [line for line in lines if test(line)]
+    if where:
+        choices = [_tests(alternative, lines) for alternative in re.split(r"\s+or\s+", where)]
+        lines = [line for line in lines if any(all(test(line) for test in tests) for tests in choices)]
     if not lines:
         return []
     if sort:
@@ -112,14 +113,23 @@ def _tests(where: str, lines: Sequence[Line]) -> list[Callable[[Line], bool]]:
         UserError: something is not a comparison, or a word is compared by size.
     """
     tests = []
-    for part in filter(None, re.split(r"\s+and\s+", where.strip())):
+    for part in re.split(r"\s+and\s+", where.strip()):
         match = COMPARISON.fullmatch(part)
-        if not match:
+        if not match or re.search(r"[<>=]|\b(and|or|not)$", match[3]):
             raise UserError(
-                f"--where {part} is not a comparison: write one like m>=1024 or method=moco, several joined by and"
+                f"--where {part} is not a comparison: write one like m>=1024 or method=moco, several joined by and, or"
             )
-        tests.append(_test(_column(match[1], lines), match[2], match[3]))
+        key = _column(match[1], lines)
+        tests.append(_test(key, match[2], match[3]))
+        if isinstance(_wanted(match[3]), str) and _is_numeric(key, lines):
+            raise UserError(f"--where {match[0].strip()} compares numbers with a word: give a number")
     return tests
+
+
+def _is_numeric(key: str, lines: Sequence[Line]) -> bool:
+    """Whether the column holds numbers alone, and some."""
+    values = [value for line in lines if (value := _value(key, line)) is not None]
+    return bool(values) and all(_size(value) is not None for value in values)
 
 
 def _test(key: str, sign: str, text: str) -> Callable[[Line], bool]:

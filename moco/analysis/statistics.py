@@ -57,7 +57,7 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference | N
     from scipy.stats import bootstrap
 
     interval = bootstrap(
-        (ours, theirs),
+        (sorted(ours), sorted(theirs)),  # so that the order of the runs changes nothing
         lambda x, y, axis: np.mean(x, axis) - np.mean(y, axis),
         confidence_level=CONFIDENCE,
         method="percentile",

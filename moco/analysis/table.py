@@ -7,7 +7,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
-from moco.analysis.records import Entry, Result, fold, read
+from moco.analysis.recipes import follows
+from moco.analysis.records import Entry, Result, fold, read, state_counts, states
 from moco.analysis.statistics import Score, spread
 from moco.io import Json
 from moco.protocols import KNN, TABULATED, Protocol
@@ -48,13 +49,16 @@ def lines(runs: Iterable[Run]) -> list[Line]:
     """The table's rows for all finished runs: one for each configuration and protocol.
 
     A setting without a column of its own gets one where it varies. Top-1, Top-5 and Best hold a Score in percent over the
-    seeds of a configuration; Best is the best epoch's kNN, never what counts. A damaged or foreign run is named on stderr
-    and left out.
+    seeds of a configuration; Best is the best epoch's kNN, never what counts. What is left out is said on stderr: damaged
+    and foreign runs by name, those that are not done by their number and states.
     """
     entries = [read(run) for run in runs]
     for entry in entries:
-        if entry.problem and (entry.run.folder / "result.json").exists():
+        if entry.problem:
             print(f"warning: left out of the table: {entry.problem}", file=sys.stderr)
+    if unfinished := [entry.run for entry in entries if not entry.result and not entry.problem]:
+        counts = state_counts(states(unfinished))
+        print(f"left out of the table: {counts} (python -m moco status names them)", file=sys.stderr)
     done = [entry for entry in entries if entry.result]
     extra = [key for key in varying([entry.flat for entry in done]) if key not in SETTINGS and key != "seed"]
     return [line for members in fold(done) for line in _of_configuration(members, extra)]
@@ -112,7 +116,11 @@ def is_published(row: Row) -> bool:
 
 
 def published(members: Sequence[Entry], protocol: Protocol) -> tuple[dict[int, Score], str]:
-    """Top-1 and top-5 that the configuration's recipe quotes for a protocol, and where from; ({}, "") where it does not."""
-    quoted = next((entry.published for entry in members if entry.published), None)
-    reported = quoted.top(protocol) if quoted else {}
-    return {k: spread([value]) for k, value in reported.items()}, quoted.source if quoted and reported else ""
+    """Top-1 and top-5 that the configuration's recipe quotes for a protocol, and where from.
+
+    ({}, "") where it quotes nothing, or where the configuration is not the recipe any more.
+    """
+    for run, quoted in ((entry.run, entry.published) for entry in members):
+        if quoted and (reported := quoted.top(protocol)) and follows(run, quoted.recipe):
+            return {k: spread([value]) for k, value in reported.items()}, quoted.source
+    return {}, ""

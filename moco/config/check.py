@@ -139,7 +139,7 @@ def _explain(error: "ErrorDetails", schema: type[BaseModel]) -> list[str]:
         return [unknown_key(key, _known_keys(schema, path[:-1]))]
     if error["type"] == "missing":
         return [f"{key} is missing: give {key}=..."]
-    reason = re.sub(r"^(Input|Value|String) should", "should", error["msg"])
+    reason = re.sub(r"^(Input|Value|String|List) should", "should", error["msg"])
     field = schema.model_fields.get(key)
     hint = f" ({field.description})" if field and field.description else ""
     return [f"{key}={value} {reason}{hint}"]

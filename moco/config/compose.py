@@ -18,11 +18,15 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from moco.config.check import check
 from moco.config.places import CONF
+from moco.config.schema import Config
 from moco.errors import UserError
 from moco.io import Json
 
 ABSENT = object()
+ONE_FOR_ALL = ("launcher", "sweeper")  # Hydra's own part of a configuration, which points cannot differ in
+ELSEWHERE = "set it on the command line or in a sweeps file"
 
 
 class Composer:
@@ -30,6 +34,7 @@ class Composer:
 
     def __init__(self, loader: ConfigLoader, config: DictConfig):
         self.loader, self.config = loader, config
+        self.hydra = {part: OmegaConf.to_container(config.hydra[part], resolve=False) for part in ONE_FOR_ALL}
         parse = OverridesParser.create(config_loader=loader).parse_override
         is_group = loader.repository.group_exists  # type: ignore[attr-defined]  # of Hydra's one implementation
         self.parse, self.base, self.is_group = cache(parse), cache(self._base), cache(is_group)
@@ -55,7 +60,12 @@ class Composer:
         composed = self.loader.load_sweep_config(self.config, list(words)) if words else self.config
         values = OmegaConf.to_container(composed, resolve=False)
         assert isinstance(values, dict)
-        del values["hydra"]
+        own = values.pop("hydra")
+        for part in ONE_FOR_ALL:
+            if own[part] != self.hydra[part]:
+                raise UserError(
+                    f"{' '.join(words)} sets hydra.{part}, which is one for all points of a sweep: {ELSEWHERE}"
+                )
         return OmegaConf.create(values), {str(key): value for key, value in values.items()}
 
     def _plain(self, override: Override) -> bool:
@@ -101,6 +111,11 @@ def composed(words: Sequence[str], entry: str = "train") -> dict[str, Json]:
     """The resolved configuration, not checked yet, that train.py or linear_eval.py gets from these words."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return resolved(compose(entry, list(words)))
+
+
+def recipe(name: str) -> Config | None:
+    """The configuration that a shipped recipe gives by itself; None where no recipe of that name is shipped."""
+    return check(composed([f"recipe={name}"])) if (CONF / "recipe" / f"{name}.yaml").exists() else None
 
 
 def show_help(name: str, flags: Namespace) -> None:

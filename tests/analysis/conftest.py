@@ -23,7 +23,7 @@ def places(tmp_path_factory: pytest.TempPathFactory, base: Callable[..., Config]
             f"method={method}", "epochs=10", "batch_size=128", "method.splits=1" if method == "moco" else "k=200"
         )
         write_run(root / "three", cfg, top1=40.0 + i, linear_cached=60.0 - i, seconds=1000.0 + 100 * i)
-    cfg, folders = base("recipe=moco_cifar", "epochs=40"), []
+    cfg, folders = base("recipe=moco_cifar"), []
     for t, m, seed in itertools.product(TEMPERATURES, QUEUES, range(3)):
         scores = {
             "top1": 75 + 5 * (t == 0.1) + draw.gauss(0, 0.5),

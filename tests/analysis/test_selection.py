@@ -45,6 +45,8 @@ def firsts(rows: list[Row], protocol: str = "kNN") -> list[float]:
         ("Multiply-adds>2e9", []),
         ("multiply-adds>1.2 G and multiply-adds<1.3G", [40, 50, 51, 52, 53]),
         ("Params>24M and m=512", [50, 52]),
+        ("m=512 and tau=0.1 or tau=0.2 and m>=1024", [50, 53]),
+        ("method=simclr or m=4096 and Protocol=kNN", [40, 51, 53]),
         ("", [40, 50, 51, 52, 53]),
     ],
 )
@@ -82,8 +84,8 @@ def test_a_published_row_stays_below_ours_when_sorted(finish, tmp_path: Path):
     rows = select(lines(all_runs(tmp_path / "runs")), sort="Top-1", columns=["Top-1", "tau"])
     assert rows == [
         {"Top-1": one(95.0), "tau": 0.3},
-        {"Top-1": one(89.1), "tau": None},
         {"Top-1": one(60.0), "tau": 0.5},
+        {"Top-1": one(89.1), "tau": None},
     ]
 
 
@@ -95,6 +97,8 @@ def test_a_published_row_stays_below_ours_when_sorted(finish, tmp_path: Path):
         ({"columns": ["Top-1", "Top-9"]}, "there is no column Top-9: did you mean Top-"),
         ({"where": "m"}, "--where m is not a comparison: write one like m>=1024"),
         ({"where": "m>=512 and __import__('os')"}, "is not a comparison"),
+        ({"where": "m=abc"}, "--where m=abc compares numbers with a word"),
+        ({"where": "tau=0.1 or"}, "tau=0.1 or is not a comparison"),
         ({"where": "method>3 and m>moco"}, "m>moco compares words by size: use = or !="),
     ],
 )

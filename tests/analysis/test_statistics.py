@@ -32,6 +32,9 @@ def test_difference_has_the_bootstrap_interval_of_all_resamples() -> None:
     assert found is not None and found.mean == pytest.approx(np.mean(A) - np.mean(B))
     assert found.low == pytest.approx(low, abs=0.04) and found.high == pytest.approx(high, abs=0.04)
     assert difference(A, B) == found  # the same each time
+    for ours, theirs in itertools.product(itertools.permutations(A), itertools.permutations(B)):
+        again = difference(ours, theirs)  # and in whatever order the runs are found
+        assert again is not None and (again.low, again.high) == (found.low, found.high)
     turned = difference(B, A)
     assert turned is not None
     assert (turned.mean, turned.low) == (pytest.approx(-found.mean), pytest.approx(-found.high, abs=0.08))
