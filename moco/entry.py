@@ -1,5 +1,7 @@
 """The entry points train.py and linear_eval.py, also as `moco train` and `moco linear-eval`: compose, check, hand over."""
 
+import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import TypeVar
@@ -16,6 +18,8 @@ from moco.config.refusals import refusing, refusing_all
 from moco.config.schema import Config, LinearEval
 from moco.errors import UserError, say
 from moco.io import Json
+from moco.output import forgive
+from moco.runs.lease import Stopped
 
 T = TypeVar("T")
 
@@ -32,11 +36,16 @@ def linear_eval() -> None:
 
 def _start(name: str, schema: type[Config] | type[LinearEval], main: Callable[[], object]) -> None:
     """Hands over to Hydra; before that, words that are wrong are refused, and help is printed."""
+    forgive()
     register_help(schema)
     run_or_exit(lambda: _prepared(name, schema, main))
 
 
 def _prepared(name: str, schema: type[Config] | type[LinearEval], main: Callable[[], object]) -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise UserError("the working directory is gone: change to another, and start there") from error
     words = sys.argv[1:]
     flags = parsed(words)
     sys.argv[1:] = flags_first(words, flags.overrides)
@@ -93,6 +102,9 @@ def run_or_exit(job: Callable[[], T]) -> T:
     """Runs the job; what the user can mend becomes one line per problem on stderr, and exit code 1."""
     try:
         return job()
+    except Stopped:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is saved: a second Ctrl-C is to change nothing
+        raise
     except UserError as error:
         say(error)
         sys.exit(1)

@@ -12,6 +12,7 @@ import yaml
 
 from moco.config.schema import Config, Tracking
 from moco.io import Json
+from moco.output import stand
 from moco.protocols import ACCURACIES
 from moco.runs.lease import Place
 from moco.runs.run import Run
@@ -46,6 +47,7 @@ class WandbMirror(Tracker):
         self._try(lambda: self._start(asked, run, config, job_type, group, name))
 
     def _start(self, asked: Tracking, run: Run, config: Config, job_type: str, group: str | None, name: str) -> None:
+        stand(run.folder)
         import wandb
 
         # The mirror itself decides whether to resume; and a run's id in the environment would be every run's.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from moco.config.schema import LinearEval
 from moco.errors import UserError
 from moco.io import Json
+from moco.output import stand
 from moco.protocols import LINEAR_PROTOCOLS, Protocol
 from moco.runs.lease import BY_HAND, Lease, Place, Stopped
 from moco.runs.run import Run
@@ -53,6 +54,7 @@ def linear_eval(run: Run, asked: LinearEval, place: Place = BY_HAND) -> float:
     check_environment(asked.tracker)
 
     with Signals() as signals:
+        stand(run.folder)
         parts = Components(config, asked.device, pretrained=False)
         load_encoder(run, parts.encoder).to(parts.device)
         with run.lease("linear_eval", str(parts.device), place) as lease:

@@ -1,14 +1,20 @@
 """Signals that ask a job to save its checkpoint, and to stop."""
 
+import contextlib
 import os
 import signal
+import time
+from collections.abc import Iterator
 from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+AT_ONCE = 2.0  # a second Ctrl-C within so many seconds is not taken for another wish
 
 
 class Signals:
-    """Remembers the first signal that asks to stop; a second Ctrl-C stops at once.
+    """Remembers the first signal that asks to stop, and says so; a later Ctrl-C stops at once, unless a save has begun.
+
+    SIGHUP counts where nobody has it ignored, as nohup and the launcher of a sweep do.
 
     Inside a SLURM job SIGTERM asks for a checkpoint alone: it announces preemption or the end, and a job that leaves on it
     counts as finished where the partition grants a grace time, so that SLURM would not queue it again.
@@ -17,18 +23,44 @@ class Signals:
     def __init__(self) -> None:
         self.received: str | None = None
         self.save = False
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._first, self._saving = 0.0, False
+        listened = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._note) for number in listened}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        name = signal.Signals(number).name
+        if self.received:
+            if number == signal.SIGINT and not self._saving and time.monotonic() - self._first > AT_ONCE:
+                raise KeyboardInterrupt
+            return
         self.save = True
-        if number != signal.SIGTERM or os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
-            self.received = signal.Signals(number).name
+        if number == signal.SIGTERM and os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+            _say(f"{name}: the checkpoint is saved, and the job goes on")
+            return
+        self.received, self._first = name, time.monotonic()
+        _say(f"{name}: stops as soon as the checkpoint is saved; the same command goes on (Ctrl-C again: stop at once)")
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """A save that has begun ends."""
+        self._saving = True
+        try:
+            yield
+        finally:
+            self._saving = False
 
     def __enter__(self) -> "Signals":
         return self
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            # On the way out a second Ctrl-C is not taken for more either.
+            if number != signal.SIGINT or self.received is None:
+                signal.signal(number, handler)
+
+
+def _say(text: str) -> None:
+    """Past Python's own buffers, which may be in the middle of a write."""
+    with contextlib.suppress(OSError):
+        start = "\r\n" if os.isatty(2) else ""  # after the ^C that the terminal has written
+        os.write(2, f"{start}{text}\n".encode())

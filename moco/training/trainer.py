@@ -135,7 +135,8 @@ class Trainer:
                     self.end_epoch(bar)
                 if signals.save or now - saved >= 60 * self.config.checkpoint_minutes or self.step == self.steps:
                     signals.save = False
-                    self.save()
+                    with signals.saving():
+                        self.save()
                     saved = time.monotonic()
                 if signals.received and self.step < self.steps:
                     raise Stopped(signals.received)
