@@ -30,6 +30,7 @@ TINY = [
 METHODS = {
     "moco": ["method=moco", "m=100", "method.splits=2"],
     "simclr": ["method=simclr"],
+    "barlow_twins": ["method=barlow_twins", "feature_dim=16", "method.hidden_dim=16"],
     "npid": ["method=npid", "m=100", "batch_size=64"],
 }
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "PYTHONWARNINGS": "error"}

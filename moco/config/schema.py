@@ -89,6 +89,8 @@ class Method(Component):
     hidden_dim: int | None = Field(None, gt=0)
     head_norm: bool | None = None
     splits: int | None = Field(None, ge=1)
+    off_diagonal: float | None = Field(None, ge=0)
+    loss_scale: float | None = Field(None, gt=0)
 
     @model_validator(mode="after")
     def _hidden_layer(self) -> Self:

@@ -4,8 +4,9 @@ A method is an `nn.Module` with `encoder` (images [B, 3, H, W] -> features [B, D
 `views` (how many views of each image it needs) and `forward(x1, x2, index) -> scalar loss`.
 """
 
+from moco.methods.barlow_twins import BarlowTwins
 from moco.methods.moco import MoCo
 from moco.methods.npid import NPID
 from moco.methods.simclr import SimCLR
 
-__all__ = ["MoCo", "NPID", "SimCLR"]
+__all__ = ["BarlowTwins", "MoCo", "NPID", "SimCLR"]

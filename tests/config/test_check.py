@@ -135,6 +135,31 @@ def test_what_a_recipe_brings_along_and_the_method_does_not_use_is_dropped():
     assert set(other.model.arguments()) == {"_target_", "architecture", "stem", "pretrained"}
 
 
+def test_a_method_may_do_without_a_temperature():
+    config = checked("recipe=quickstart", "method=barlow_twins")
+    assert config.temperature is None and config.m is None and config.momentum is None
+    assert set(config.method.arguments()) >= {"feature_dim", "off_diagonal"} and config.method.temperature is None
+    assert checked("recipe=simclr_cifar", "method=barlow_twins").temperature is None  # the recipe brings one along
+    assert problems("method=barlow_twins", "temperature=0.1") == [
+        "temperature=0.1 is not used by method=barlow_twins: leave temperature out"
+    ]
+    assert problems("method=barlow_twins", "+method.splits=2")[0].startswith(
+        "barlow_twins has no setting splits: it takes"
+    )
+    assert problems("feature_dim=null") == ["method=moco needs a value for feature_dim"]
+
+
+def test_a_mean_needs_a_deviation_above_0():
+    assert problems("data.mean=null") == ["data.std is given without data.mean: give both, or neither"]
+    assert problems("data=digits", "data.mean=[0.5,0.5,0.5]") == [
+        "data.mean is given without data.std: give both, or neither"
+    ]
+    for word in ("data.std=[0.2,0,0.2]", "data.std=[0.2,-0.1,0.2]", "data.mean=[125,123,114]", "data.std=[63,62,67]"):
+        [line] = problems(word)
+        assert line.startswith("data.mean=[") and "a std is above 0" in line
+    assert checked("data.mean=[0,0,0]", "data.std=[1,1,1]").data.std == [1, 1, 1]
+
+
 @pytest.mark.parametrize(
     "words, line",
     [

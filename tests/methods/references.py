@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from moco.methods import NPID, MoCo, SimCLR
+from moco.methods import NPID, BarlowTwins, MoCo, SimCLR
 
 
 class Flat(nn.Flatten):
@@ -61,6 +61,7 @@ METHODS = {
         head_norm=True,
     ),
     "simclr": lambda: SimCLR(ConvNet(), feature_dim=4, temperature=0.5, head_norm=True),
+    "barlow_twins": lambda: BarlowTwins(ConvNet(), feature_dim=4, hidden_dim=6),
     "npid": lambda: NPID(ConvNet(), num_images=20, feature_dim=4, m=6, temperature=0.1, momentum=0.5),
     "npid-softmax": lambda: NPID(ConvNet(), num_images=20, feature_dim=4, m=0, temperature=0.1, momentum=0.5),
 }
@@ -98,3 +99,15 @@ def slow_npid(x, bank, rows, m, temperature, z):
         noise = m / len(bank)
         losses.append(-math.log(p[0] / (p[0] + noise)) - sum(math.log(noise / (v + noise)) for v in p[1:]))
     return sum(losses) / len(losses)
+
+
+def slow_barlow_twins(z1, z2, off_diagonal):
+    """Eq. 1 and 2, a pair of dimensions at a time; 1e-5 is added to each variance, as BatchNorm does."""
+    z1, z2 = z1.detach().double(), z2.detach().double()
+    loss = 0.0
+    for i in range(z1.shape[1]):
+        for j in range(z1.shape[1]):
+            a, b = z1[:, i] - z1[:, i].mean(), z2[:, j] - z2[:, j].mean()
+            c = float((a @ b) / len(a)) / math.sqrt((float(a @ a) / len(a) + 1e-5) * (float(b @ b) / len(b) + 1e-5))
+            loss += (1 - c) ** 2 if i == j else off_diagonal * c**2
+    return loss

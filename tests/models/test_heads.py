@@ -13,3 +13,6 @@ def test_heads():
     # No bias before BatchNorm: 24.62 M parameters together with the 23.50 M of a ResNet-50.
     assert sum(p.numel() for p in head.parameters()) == 2048 * 512 + 2 * 512 + 512 * 128 + 128
     assert head(torch.randn(5, 2048)).shape == (5, 128)
+    three = projection_head(8, 4, layers=3, hidden_dim=6, norm=True)
+    shapes = [(6, 8), (6,), (6,), (6, 6), (6,), (6,), (4, 6), (4,)]
+    assert [p.shape for p in three.parameters()] == shapes and three(torch.randn(5, 8)).shape == (5, 4)

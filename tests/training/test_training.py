@@ -69,7 +69,7 @@ def assert_equal(a: Any, b: Any) -> None:
         assert a == b
 
 
-@pytest.mark.parametrize("method", ["moco", "simclr", "npid"])
+@pytest.mark.parametrize("method", ["moco", "simclr", "npid", "barlow_twins"])
 def test_resumed_run_is_the_uninterrupted_one(
     method: str, tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,7 +354,7 @@ def every_part(method: str, tiny: Make) -> Config:
     return tiny(method, *words, *(["method.symmetric=true", "method.momentum_end=1.0"] if method == "moco" else []))
 
 
-@pytest.mark.parametrize("method", ["moco", "simclr", "npid"])
+@pytest.mark.parametrize("method", ["moco", "simclr", "npid", "barlow_twins"])
 def test_nothing_is_made_on_another_device_than_the_images(method: str, tiny: Make) -> None:
     """What would fail on a GPU alone: tensors made without a word about their device are put where they cannot be used."""
     cfg = every_part(method, tiny)
@@ -372,7 +372,7 @@ def test_nothing_is_made_on_another_device_than_the_images(method: str, tiny: Ma
     assert loss.device.type == probed.device.type == "cpu" and 0 <= scores["knn/top1"] <= 100
 
 
-@pytest.mark.parametrize("method", ["moco", "simclr", "npid"])
+@pytest.mark.parametrize("method", ["moco", "simclr", "npid", "barlow_twins"])
 def test_no_step_waits_for_the_device(method: str, tiny: Make, tmp_path: Path) -> None:
     cfg = every_part(method, tiny)
     parts = Components(cfg, "cpu")
