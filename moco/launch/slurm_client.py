@@ -100,7 +100,7 @@ def slurm_end(job: str) -> str | None:
 
 def queued(runs: Iterable[Run]) -> dict[str, QueueEntry]:
     """slurm_jobs, asked only where one of the runs was submitted to SLURM and SLURM is here to ask."""
-    return slurm_jobs() if any(map(_submitted, runs)) and shutil.which("squeue") else {}
+    return slurm_jobs() if shutil.which("squeue") and any(map(_submitted, runs)) else {}
 
 
 def _submitted(run: Run) -> bool:
