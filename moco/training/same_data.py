@@ -1,5 +1,6 @@
 """Whether the data is still what a run was trained on: its folder keeps a fingerprint, in data.json. Imports no torch."""
 
+import os
 from typing import TYPE_CHECKING, TypeAlias
 
 from moco.config.schema import Config
@@ -21,7 +22,7 @@ def described(section: Section, data: "Dataset") -> dict[str, Json]:
     files = _files(section.root) if section.target == IMAGE_FOLDER else None
     return {
         "fingerprint": data.fingerprint(),
-        "files": files.fingerprint() if files else None,
+        "files": files.fingerprint() if isinstance(files, Files) else None,
         "train_images": [*data.train_images.shape],
         "test_images": [*data.test_images.shape],
         "classes": [*data.classes],
@@ -44,7 +45,7 @@ def check_images(run: Run, now: dict[str, Json], remedy: str = "") -> None:
         raise _other(run, _difference(then, now), remedy)
 
 
-Looked: TypeAlias = dict[str | None, Files | None]  # what was found under each root; None where it cannot be found
+Looked: TypeAlias = dict[str | None, Files | UserError | None]  # what was found under each root, see _files
 
 
 def check_files(run: Run, config: Config, looked: Looked | None = None) -> None:
@@ -68,9 +69,21 @@ def check_files(run: Run, config: Config, looked: Looked | None = None) -> None:
     if config.data.root not in looked:
         looked[config.data.root] = _files(config.data.root)
     now = looked[config.data.root]
+    if isinstance(now, UserError):
+        raise _other(run, f"now {now}")
     if now and then.get("files") not in (None, now.fingerprint()):
         counts: dict[str, Json] = {"train_images": [len(now.train)], "test_images": [len(now.test)]}
         raise _other(run, _difference(then, {**counts, "classes": [*now.classes]}))
+
+
+def _files(root: str | None) -> Files | UserError | None:
+    """The files under the root, or why they are no data set; None where nothing is there."""
+    if not root or not os.path.isdir(root):
+        return None
+    try:
+        return find_files(root)
+    except UserError as error:
+        return error
 
 
 def _other(run: Run, difference: str, remedy: str = "") -> UserError:
@@ -80,26 +93,14 @@ def _other(run: Run, difference: str, remedy: str = "") -> UserError:
 
 def _difference(then: dict[str, Json], now: dict[str, Json]) -> str:
     """The first thing in which two data sets differ, in words."""
-    for key, noun in (("train_images", "training images"), ("test_images", "test images"), ("classes", "classes")):
-        before, after = then.get(key), now.get(key)
-        assert isinstance(before, list) and isinstance(after, list)
-        if key == "classes" and len(before) == len(after) and before != after:
-            return f"classes {', '.join(map(str, before[:5]))} then, {', '.join(map(str, after[:5]))} now"
-        counts = (len(before), len(after)) if key == "classes" else (before[0], after[0])
-        if counts[0] != counts[1]:
-            return f"{counts[0]} {noun} then, {counts[1]} now"
-        if key != "classes" and before != after and len(before) == len(after):
-            return f"of {_pixels(before)} pixels then, {_pixels(after)} now"
-    return "as many, but not the same"
+    pairs = ((before, after) for before, after in zip(_aspects(then), _aspects(now)) if before != after)
+    return next((f"{before} then, {after} now" for before, after in pairs), "as many, but not the same")
 
 
-def _pixels(shape: list[Json]) -> str:
-    return f"{shape[2]}x{shape[3]}"
-
-
-def _files(root: str | None) -> Files | None:
-    """The files under the root; None where they cannot be found, which is no answer to whether they are the same."""
-    try:
-        return find_files(root)
-    except UserError:
-        return None
+def _aspects(record: dict[str, Json]) -> list[str]:
+    """What a data set is seen by from outside, the pixels last, which not every record has."""
+    found = (record.get(key) for key in ("train_images", "test_images", "classes"))
+    train, test, classes = (value if isinstance(value, list) else [] for value in found)
+    counts = [f"{shape[0] if shape else 'no'} {noun} images" for shape, noun in ((train, "training"), (test, "test"))]
+    pixels = [f"{'x'.join(map(str, shape[2:]))} pixels" for shape in (train, test) if shape[2:]]
+    return [*counts, f"{len(classes)} classes", f"classes {', '.join(map(str, classes[:5]))}", *pixels]

@@ -130,7 +130,7 @@ def test_finished_and_begun_points_with_other_images_are_each_named(tasks: Calla
     images(root, "train/a/2.png", "train/a/3.png")
     lines = refused(lambda: refuse_changed(points))
     assert [line.partition(" ")[0] for line in lines] == [str(task.run.folder) for task in points[:2]]
-    assert all("(1 training images then, 3 now)" in line for line in lines)
+    assert all("(1 training images then, 3 training images now)" in line for line in lines)
 
 
 def test_looking_for_data_loads_no_torch():

@@ -17,6 +17,7 @@ from moco.runs.identity import folder_name, identity
 from moco.runs.run import Run
 from moco.training.linear_eval import linear_eval
 from moco.training.pretrain import train
+from moco.training.same_data import check_images
 from moco.training.trainer import Trainer
 
 
@@ -93,7 +94,7 @@ def test_a_stopped_run_does_not_go_on_with_other_images(
     before = contents(run.folder)
     add(root, "train", "bee", range(300, 310))
     message = refused(lambda: train(asked))
-    assert f"{run.folder} was trained on other images (32 training images then, 42 now)" in message
+    assert f"{run.folder} was trained on other images (32 training images then, 42 training images now)" in message
     assert "data.name=<another>" in message and "rerun=true" in message
     assert contents(run.folder) == before
     moved = config(root.parent / "before", "data.name=insects")
@@ -111,7 +112,7 @@ def test_as_many_images_that_are_others_are_noticed(
     (root / "test" / "ant").rename(root / "test" / "asp")
     (root / "train" / "ant").rename(root / "train" / "asp")
     shutil.copytree(root / "test" / "asp", root / "test" / "bee")
-    assert "(classes ant, bee then, asp, bee now)" in refused(lambda: train(asked))
+    assert "(classes ant, bee then, classes asp, bee now)" in refused(lambda: train(asked))
     train(asked.model_copy(update={"rerun": True}))
 
 
@@ -122,8 +123,9 @@ def test_a_finished_run_is_not_done_with_other_images(root: Path, config: Callab
     before = contents(run.folder)
     train(asked)
     add(root, "train", "ant", range(400, 464))
-    assert "(32 training images then, 96 now)" in refused(lambda: train(config(root)))
-    assert contents(run.folder) == before
+    assert "(32 training images then, 96 training images now)" in refused(lambda: train(config(root)))
+    add(root, "train", "cat", range(3))
+    assert "(now " in refused(lambda: train(config(root))) and contents(run.folder) == before
     assert identity(config(root, "data.name=more")) != identity(asked)
     shutil.rmtree(root)
     assert train(config(root)) >= 0  # what is done needs no images
@@ -164,3 +166,17 @@ def test_the_record_is_of_all_data(tiny: Callable[..., Config]):
     record = read_mapping(Path(asked.runs_dir) / folder_name(asked) / "data.json")
     assert record and record["files"] is None and record["train_images"] == [1437, 3, 8, 8]
     assert record["classes"] == [*"0123456789"] and len(str(record["fingerprint"])) == 16
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"files": 3, "train_images": {}, "classes": null, "fingerprint": []}']
+)
+def test_a_damaged_record_is_no_traceback(root: Path, config: Callable[..., Config], text: str):
+    asked = config(root)
+    train(asked)
+    record = Path(asked.runs_dir) / folder_name(asked) / "data.json"
+    record.write_text(text)
+    if len(text) > 2:
+        assert "was trained on other images" in refused(lambda: check_images(Run(record.parent), {"fingerprint": "a"}))
+    else:
+        assert train(asked) >= 0
