@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 from moco.errors import UserError
 from moco.launch import slurm_client as slurm
+from moco.launch.data import refuse_changed, refuse_missing
 from moco.launch.job import Task
 from moco.launch.local import LocalLauncher
 from moco.launch.options import LauncherOptions, LocalOptions, SlurmOptions
@@ -71,6 +72,8 @@ def launch(tasks: Sequence[Task], options: LauncherOptions, sweep: Sweep, rerun:
     if line := in_vain(tasks):
         print(line)
     tasks = merged(tasks)
+    if not rerun:
+        refuse_changed(tasks)
     if options.dry_run:
         print(dry_run(tasks, rerun))
         return {task.run.folder: State.DONE for task in tasks}
@@ -81,6 +84,8 @@ def launch(tasks: Sequence[Task], options: LauncherOptions, sweep: Sweep, rerun:
         print(f"sweep {sweep.name}: {counted(len(tasks), 'run')}, {len(tasks)} done, 0 running elsewhere, 0 to start")
         print("\n".join(differing(tasks, [])), end="")
         return {task.run.folder: State.DONE for task in tasks}
+    if isinstance(options, LocalOptions):  # a cluster's nodes may see other disks
+        refuse_missing([task for task in tasks if rerun or task.state() != State.DONE])
     with sweep.claim():  # of two launchers at once, the second finds the first one's jobs
         start, waiting, ends = plan(tasks, rerun)
         before = sweep.record(names)

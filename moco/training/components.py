@@ -19,6 +19,7 @@ from moco.models.modes import channels_last, eval_mode
 from moco.protocols import KNN, KNN_HEAD
 from moco.training import memory
 from moco.training.device import choose_bf16, choose_device
+from moco.training.same_data import described
 from moco.training.trainer import Method
 from moco.training.trial import try_backbone
 
@@ -36,6 +37,7 @@ class Components:
     Attributes:
         encoder: images [B, 3, H, W] -> features [B, D], weights drawn by the seed, on the CPU. It has seen two images of
             each kind: views of training, of evaluation and of linear evaluation.
+        data_described: what the run keeps of its data.
 
     Args:
         pretrained: whether the backbone gets the weights that model.pretrained asks for.
@@ -47,6 +49,7 @@ class Components:
     def __init__(self, config: Config, device: str, *, pretrained: bool = True):
         self.config, self.device = config, choose_device(device)
         data: Dataset = instantiate(config.data)
+        self.data_described = described(config.data, data)
         if config.data.validation:
             data = data.hold_out(config.data.validation)
         _check_images(config, data)
@@ -134,15 +137,20 @@ def _check_images(config: Config, data: Dataset) -> None:
         UserError: there is none to train or to evaluate on.
     """
     share = config.data.validation
-    for images, what, remedy in (
-        (data.train_images, "to train on", "give less"),
-        (data.test_images, "to evaluate on", "give more"),
+    for images, what, remedy, otherwise in (
+        (data.train_images, "to train on", "give less", "look at data.root"),
+        (
+            data.test_images,
+            "to evaluate on",
+            "give more",
+            "add test/<class>/ to data.root, or give data.validation=0.1",
+        ),
     ):
         if len(images) == 0:
             raise UserError(
                 f"data.validation={share} leaves no image {what}: {remedy}"
                 if share
-                else f"data={config.data.name} has no image {what}: look at data.root"
+                else f"data={config.data.name} has no image {what}: {otherwise}"
             )
 
 
