@@ -57,6 +57,7 @@ class Result:
         probes: what each linear evaluation used, by the choice of probe.
         seconds: of training with its evaluations; None where unknown.
         steps: of training; None where unknown.
+        at_chance: whether its kNN top-1 is what guessing gives.
     """
 
     metrics: dict[str, float]
@@ -66,6 +67,7 @@ class Result:
     probes: dict[str, dict[str, Json]]
     seconds: float | None
     steps: float | None
+    at_chance: bool
 
     def probe(self, protocol: Protocol) -> dict[str, Json]:
         """What the linear evaluation by this protocol used."""
@@ -153,6 +155,7 @@ def _result(content: Mapping[str, Json]) -> Result:
         seconds=number("seconds"),
         steps=number("steps"),
     )
+        at_chance=content.get("at_chance") is True,
 
 
 def _published(config: Flat) -> Published | None:

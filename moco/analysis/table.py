@@ -50,7 +50,8 @@ def lines(runs: Iterable[Run]) -> list[Line]:
 
     A setting without a column of its own gets one where it varies. Top-1, Top-5 and Best hold a Score in percent over the
     seeds of a configuration; Best is the best epoch's kNN, never what counts. What is left out is said on stderr: damaged
-    and foreign runs by name, those that are not done by their number and states.
+    and foreign runs by name, those that are not done by their number and states. Runs that have probably
+    collapsed are named there too.
     """
     entries = [read(run) for run in runs]
     for entry in entries:
@@ -60,6 +61,8 @@ def lines(runs: Iterable[Run]) -> list[Line]:
         counts = state_counts(states(unfinished))
         print(f"left out of the table: {counts} (python -m moco status names them)", file=sys.stderr)
     done = [entry for entry in entries if entry.result]
+    if guessing := [entry.run.id for entry in done if entry.result and entry.result.at_chance]:
+        print(f"warning: kNN is what guessing gives, probably collapsed: {', '.join(guessing)}", file=sys.stderr)
     extra = [key for key in varying([entry.flat for entry in done]) if key not in SETTINGS and key != "seed"]
     return [line for members in fold(done) for line in _of_configuration(members, extra)]
 

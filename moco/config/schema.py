@@ -23,6 +23,7 @@ ARGUMENTS_AS_BEFORE: dict[str, Json] = {}
 
 
 MOST_SEED = 2**63 - 1
+MOST_LR = 1e30  # far beyond this torch's optimizers cannot turn a number into a float32
 LONGEST = 80  # characters of a name: three of them and the id are a run's folder, which file systems keep under 255
 
 
@@ -152,8 +153,8 @@ class Data(Component):
 class Optimizer(Component):
     OWN = Component.OWN | {"scale_lr"}
 
-    lr: float = Field(gt=0)
-    weight_decay: float = Field(ge=0)
+    lr: float = Field(gt=0, le=MOST_LR)
+    weight_decay: float = Field(ge=0, le=MOST_LR)
     momentum: float | None = Field(None, ge=0, lt=1)
     trust_coefficient: float | None = Field(None, gt=0)
     scale_lr: bool
@@ -216,8 +217,8 @@ class Probe(Section):
     name: Literal["augmented", "cached"]
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
-    lr: float = Field(gt=0)
-    weight_decay: float = Field(ge=0)
+    lr: float = Field(gt=0, le=MOST_LR)
+    weight_decay: float = Field(ge=0, le=MOST_LR)
 
 
 class Tracking(Section):

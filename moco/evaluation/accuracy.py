@@ -1,5 +1,6 @@
 """Top-k accuracy."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,6 +23,20 @@ def topk_accuracy(scores: Tensor, labels: Tensor, ks: Sequence[int]) -> tuple[fl
         labels: int [N] in [0, C).
     """
     return shares(ranks(scores, labels), ks)
+
+
+def at_chance(top1: float, labels: Tensor) -> bool:
+    """Whether a top-1 accuracy in percent is what guessing gives: within two standard deviations of it, or below.
+
+    Args:
+        labels: of the images that it was taken on, int [N]. Where the largest class has more than 1.5 times its share this
+            is not judged: to name that class alone then scores better than many a useful network.
+    """
+    counts = labels.unique(return_counts=True)[1]
+    chance = 1 / len(counts)
+    if len(counts) < 2 or int(counts.max()) > 1.5 * chance * len(labels):
+        return False
+    return top1 / 100 <= chance + 2 * math.sqrt(chance * (1 - chance) / len(labels))
 
 
 def ranks(scores: Tensor, labels: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from moco.errors import UserError
+
 
 class Labelled(NamedTuple):
     """Images or features with their labels.
@@ -36,6 +38,9 @@ def features(
 
     Returns:
         For each tensor that `encode` returns: float32 [N, D] on its device.
+
+    Raises:
+        UserError: some are infinite or NaN, which no score should hide.
     """
     assert len(images) > 0
     storage: tuple[Tensor, ...] = ()
@@ -46,4 +51,9 @@ def features(
             storage = tuple(z.new_empty((len(images), z.shape[1]), dtype=torch.float32) for z in encoded)
         for whole, z in zip(storage, encoded):
             whole[start : start + len(z)] = z
+    if not all(bool(whole.isfinite().all()) for whole in storage):
+        raise UserError(
+            "some features are infinite or NaN, so the network has diverged: train it with a lower optimizer.lr, or with "
+            "precision=fp32"
+        )
     return storage

@@ -23,8 +23,8 @@ def knn(
 
     The k rows of the bank with the highest cosine similarity s vote for their labels with weight exp(s / temperature). As
     the temperature goes to infinity all votes become equal; as it goes to 0 the nearest row decides. Of classes with equal
-    votes the lower comes first; classes without a vote come last. A bank of a million rows of 512 dimensions takes half a GB
-    in addition to its own memory.
+    votes the lower comes first; classes without a vote come last. Each query takes 8 bytes for
+    each of its k neighbours, and a bank of a million rows of 512 dimensions half a GB in addition to its own memory.
 
     Args:
         bank: features [N, D] of any length, on any device, with labels in [0, num_classes).
@@ -33,25 +33,25 @@ def knn(
         temperature: above 0.
         query_block, bank_block: rows whose similarities are held at a time; they affect only speed and memory.
     """
-    similarity, rows = _neighbours(bank.x, queries.x, k, query_block, bank_block)
-    # Votes are counted on the CPU, where scatter_add_ adds in a fixed order and float64 is available.
-    votes_for = bank.labels.to(rows.device)[rows].cpu().long()  # [Q, k]
-    similarity = similarity.cpu().double()  # [Q, k]
-    # Weights are divided by the largest, which changes no comparison and keeps exp finite at small temperatures.
-    weights = ((similarity - similarity.amax(1, keepdim=True)) / temperature).exp()  # [Q, k]
-    blocks = zip(*(torch.split(x, query_block) for x in (weights, votes_for, queries.labels.cpu())))
+    labels = bank.labels.to(bank.x.device)
+    nearest = _neighbours(bank.x, queries.x, k, query_block, bank_block)
     found = []
-    for weight, voted, label in blocks:
-        scores = weight.new_zeros(len(label), num_classes).scatter_add_(1, voted, weight)  # [block, C]
+    # Votes are counted on the CPU, where scatter_add_ adds in a fixed order and float64 is available.
+    for similarity, rows, label in zip(*(torch.split(x, query_block) for x in (*nearest, queries.labels.cpu()))):
+        votes_for, similarity = labels[rows.long()].cpu().long(), similarity.cpu().double()  # [block, k] each
+        # Weights are divided by the largest, which changes no comparison and keeps exp finite at small temperatures.
+        weights = ((similarity - similarity.amax(1, keepdim=True)) / temperature).exp()  # [block, k]
+        scores = weights.new_zeros(len(label), num_classes).scatter_add_(1, votes_for, weights)  # [block, C]
         found.append(ranks(scores, label))
     return Accuracy(*shares(torch.cat(found), (1, 5)))
 
 
 def _neighbours(bank: Tensor, queries: Tensor, k: int, query_block: int, bank_block: int) -> tuple[Tensor, Tensor]:
-    """Cosine similarity and bank row of each query's k nearest, in no order: float32 [Q, k] and int64 [Q, k]."""
+    """Cosine similarity and bank row of each query's k nearest, in no order: float32 [Q, k] and int32 [Q, k]."""
+    assert len(bank) < 2**31
     query_block, bank_block = min(query_block, len(queries)), min(bank_block, len(bank))
     best = queries.new_full((len(queries), k), -torch.inf, dtype=torch.float32)  # [Q, k]
-    rows = torch.zeros_like(best, dtype=torch.long)  # [Q, k]
+    rows = torch.zeros_like(best, dtype=torch.int32)  # [Q, k]
     # All products share one buffer: allocating the pages of a new one each time takes a seventh of the time on a CPU.
     space = best.new_empty(query_block * bank_block)
     for start in range(0, len(bank), bank_block):
@@ -62,5 +62,5 @@ def _neighbours(bank: Tensor, queries: Tensor, k: int, query_block: int, bank_bl
             new, index = torch.mm(query, part.T, out=out).topk(min(k, len(part)), sorted=False)
             merged, kept = torch.cat([best_so_far, new], 1).topk(k, sorted=False)
             best_so_far.copy_(merged)
-            rows_so_far.copy_(torch.cat([rows_so_far, index + start], 1).gather(1, kept))
+            rows_so_far.copy_(torch.cat([rows_so_far, (index + start).int()], 1).gather(1, kept))
     return best, rows

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moco.errors import UserError
 from moco.evaluation.accuracy import Accuracy, topk_accuracy
 from moco.evaluation.features import Labelled, features
 from moco.seeding import step_seed
@@ -70,8 +71,23 @@ class Fitting:
 
     @torch.no_grad()
     def accuracy(self, x: Tensor, labels: Tensor) -> Accuracy:
-        """On features [N, D] with labels int [N]."""
-        return Accuracy(*topk_accuracy(self.classifier(x), labels, (1, 5)))
+        """On features [N, D] with labels int [N].
+
+        Raises:
+            UserError: as check_finite, of the scores too.
+        """
+        scores = self.classifier(x)  # [N, C]
+        self.check_finite(scores)
+        return Accuracy(*topk_accuracy(scores, labels, (1, 5)))
+
+    def check_finite(self, *others: Tensor) -> None:
+        """Waits for the device.
+
+        Raises:
+            UserError: the last loss, a weight or a number of the others is infinite or NaN.
+        """
+        if not all(bool(x.isfinite().all()) for x in (self.loss, *self.classifier.parameters(), *others)):
+            raise UserError(f"the linear classifier became infinite or NaN by step {self.step}: give a lower probe.lr")
 
     def state(self) -> FittingState:
         """What `load` continues from, bit for bit."""
@@ -111,6 +127,9 @@ def linear_probe_cached(
 
     Returns:
         Accuracy after the last epoch.
+
+    Raises:
+        UserError: the classifier diverges.
     """
     deviation, mean = torch.std_mean(train.x, 0, correction=0)  # [D], [D]
     # A feature that varies only by rounding stays unscaled.
@@ -184,7 +203,11 @@ def _fit(
     on_step: OnStep | None,
     start: FittingState | None,
 ) -> None:
-    """Trains the classifier to the end. `batch`: indices [B] -> features [B, D]; `factor`: step -> share of the lr."""
+    """Trains the classifier to the end. `batch`: indices [B] -> features [B, D]; `factor`: step -> share of the lr.
+
+    Raises:
+        UserError: it diverges.
+    """
     labels = labels.long()
     if start:
         fitting.load(start)
@@ -195,3 +218,4 @@ def _fit(
             fitting.train_step(batch(index), labels[index], settings.lr * factor(fitting.step))
             if on_step:
                 on_step(fitting)
+        fitting.check_finite()

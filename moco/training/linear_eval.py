@@ -175,3 +175,4 @@ class Evaluation:
             save_checkpoint({"probe": self.asked, "fitting": fitting.state()}, self.path)
         if self.signals.received:
             raise Stopped(self.signals.received)
+            fitting.check_finite()

@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -123,6 +124,13 @@ def _train(config: Config, run: Run, place: Place) -> dict[str, Json]:
                 trainer.fit(lease, signals)
                 result = _result(parts, trainer, described)
                 run.write_result(result)
+                if result.get("at_chance"):
+                    print(
+                        f"warning: kNN top-1 of {number(result, KNN.top1):.2f} is what guessing gives, so the features have "
+                        "probably collapsed: try a lower optimizer.lr, or other settings of the method",
+                        file=sys.stderr,
+                        flush=True,
+                    )
                 return result
 
 
@@ -158,9 +166,13 @@ def trainable(parts: "Components") -> "tuple[Method, torch.optim.Optimizer, Sche
 
 def _result(parts: "Components", trainer: "Trainer", described: dict[str, Json]) -> dict[str, Json]:
     """The last epoch is what counts; the best is kept beside it."""
+    from moco.evaluation.accuracy import at_chance
+
     last, (mean, std) = trainer.run.metrics()[-1], parts.moments
+    guessing = at_chance(number(last, KNN.top1), parts.data.test_labels)
     return {
         **{key: value for key, value in last.items() if "/" in key},
+        **({"at_chance": True} if guessing else {}),
         "best": {**trainer.best},
         "epochs": parts.config.epochs,
         "steps": trainer.step,

@@ -5,6 +5,7 @@ import torch
 from small_images import backbone, images, to_float
 from torch import nn
 
+from moco.errors import UserError
 from moco.evaluation.features import features
 
 
@@ -29,3 +30,11 @@ def test_features_are_the_forward_pass_in_float32():
     (single,) = features(encoder, x, to_float)
     torch.testing.assert_close(single, want)
     nn.Linear(6, 2)(single).sum().backward()  # usable in training, which inference-mode tensors are not
+
+
+def test_features_that_are_not_finite_are_a_failure():
+    x, _ = images(5)
+    with pytest.raises(UserError, match="some features are infinite or NaN, so the network has diverged"):
+        features(
+            lambda batch: (to_float(batch).flatten(1)[:, :2], to_float(batch).flatten(1)[:, :3] / 0), x, lambda b: b
+        )

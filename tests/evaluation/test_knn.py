@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from moco.evaluation.features import Labelled
 from moco.evaluation.knn import knn
@@ -46,6 +47,29 @@ def test_knn_equals_the_slow_loop(k, blocks, temperature):
     assert 10 < want[0] < 90 and want[0] < want[1] < 100  # neither guessing nor trivial
     got = knn(*data, k=k, temperature=temperature, num_classes=12, query_block=blocks[0], bank_block=blocks[1])
     assert got == pytest.approx(want)
+
+
+class Peak(TorchDispatchMode):
+    """Notes the largest results, in bytes; views are no results."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(tensor, torch.Tensor) and tensor._base is None:
+                self.bytes = max(self.bytes, tensor.nbytes)
+        return out
+
+
+def test_knn_holds_few_bytes_for_a_query_and_neighbour():
+    bank, queries = random_data(n=60, q=500)
+    with Peak() as peak:
+        knn(bank, queries, k=50, temperature=0.1, num_classes=12, query_block=20, bank_block=30)
+    # Of the two tensors over all queries one is float32 and one int32, and blocks are smaller than either.
+    assert peak.bytes == 500 * 50 * 4
 
 
 def test_knn_does_not_change_the_features():

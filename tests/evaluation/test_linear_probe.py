@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from small_images import backbone, images, to_float
 from threadpoolctl import threadpool_limits
 
+from moco.errors import UserError
 from moco.evaluation import linear_probe
 from moco.evaluation.features import Labelled
 from moco.evaluation.linear_probe import ProbeSettings, linear_probe_augmented, linear_probe_cached
@@ -179,3 +180,18 @@ def test_a_probe_that_was_stopped_goes_on_bit_for_bit(optimizers, digits, at):
             probe(on_step=stop)
         assert probe(start=kept) == whole
         assert torch.equal(optimizers[-1].param_groups[0]["params"][0], weights)
+
+
+@pytest.mark.parametrize("lr", [1e30, 1e37])
+def test_a_classifier_that_diverges_is_a_failure_and_no_score(digits, lr):
+    settings = dict(epochs=2, batch_size=300, lr=lr, weight_decay=1e-6)
+    for probe in (partial(augmented, backbone(), **settings), partial(cached, digits, **settings)):
+        with pytest.raises(
+            UserError, match="the linear classifier became infinite or NaN by step .*: give a lower probe.lr"
+        ):
+            probe()
+
+
+def test_a_classifier_that_only_swings_has_a_score(digits):
+    top1, _ = cached(digits, epochs=2, batch_size=300, lr=1e3, weight_decay=0)
+    assert 0 < top1 < 100
