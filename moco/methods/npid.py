@@ -23,7 +23,7 @@ class NPID(nn.Module):
         m: negatives, drawn uniformly from the bank for noise-contrastive estimation (section 3.2); 0 takes the softmax over
             the whole bank instead (eq. 2).
         temperature: divides the cosine similarities.
-        momentum: weight of the new feature in its row.
+        momentum: weight of the new feature in its row; zhirongw/lemniscate.pytorch names that of the old one so.
         head_layers, hidden_dim, head_norm: of the projection head.
 
     Raises:

@@ -27,7 +27,7 @@ def cosine(*, epochs: int, steps_per_epoch: int, warmup_epochs: float = 0, final
 
     With T steps in all and W of warm-up, the factor is final + (1 - final) * (1 + cos(pi * (step - W) / (T - W))) / 2: it is
     1 at step W and would be `final` one step after the last. It falls at every step; the authors' MoCo notebook for CIFAR
-    keeps the value of an epoch's start for the whole epoch.
+    takes the value that is reached at the end of an epoch for the whole of it.
 
     Other arguments and the result as for `constant`.
     """

@@ -221,9 +221,10 @@ class Trainer:
         if len(bad) or not all(bool(p.isfinite().all()) for p in self.method.parameters()):
             kept = self.run.checkpoint if self.run.checkpoint.exists() else "there is none yet"
             raise UserError(
-                f"the loss or a weight became infinite or NaN at step {at}: try a lower optimizer.lr, a higher temperature or "
+                f"the loss or a weight became infinite or NaN at step {at}: try a lower optimizer.lr{softer} or "
                 f"precision=fp32 (last good checkpoint: {kept})"
             )
+            softer = ", a higher temperature" if self.config.temperature else ""
 
 
 def epoch_order(n: int, seed: int, epoch: int, device: torch.device) -> Tensor:

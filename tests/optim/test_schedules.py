@@ -20,7 +20,7 @@ def test_cosine_at_the_first_the_middle_and_the_last_step():
     assert factor(total // 4) == pytest.approx((1 + math.sqrt(0.5)) / 2)
     assert factor(total - 1) == pytest.approx(math.sin(math.pi / (2 * total)) ** 2)  # (1 - cos x) / 2 = sin^2(x / 2)
     assert factor(1) < factor(0)  # by step, not by epoch
-    for s in range(0, total, 97):  # at the starts of epochs it is the notebook's per-epoch cosine
+    for s in range(0, total, 97):  # the notebook takes what is reached at an epoch's end for all of it, counting from 1
         assert factor(s) == pytest.approx(0.5 * (1 + math.cos(math.pi * (s // 97) / 200)))
 
 
