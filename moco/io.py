@@ -1,16 +1,61 @@
 """Small files that are written whole or not at all, and locks. Imports nothing of the project but its error."""
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
-from collections.abc import Iterator
+import socket
+import sys
+import time
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
 from moco.errors import UserError
 
-LOCK_SECONDS = 60.0  # a lock is held for milliseconds; who waits longer waits in vain
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # errors of a disk that takes no more
+LOCK_SECONDS = 30.0  # a lock is held for milliseconds; who waits longer waits in vain
+LOCK_TOLD = 2.0  # seconds until it is said who holds it
 Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+
+
+class Unwritable(UserError):
+    """A file cannot be written, which the user can mend."""
+
+
+@contextlib.contextmanager
+def writing(path: Path, about: Collection[int] = ()) -> Iterator[None]:
+    """Says in words what the file system refuses: everything, or only errors of these numbers.
+
+    Raises:
+        Unwritable: it refused.
+    """
+    try:
+        yield
+    except OSError as error:
+        if about and error.errno not in about:
+            raise
+        path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else path
+        owner = _owner(path) if error.errno in (errno.EACCES, errno.EPERM) else None
+        remedy = f"ask {owner}, whose folder it is, or" if owner else "make room, or"
+        raise Unwritable(
+            f"{path} cannot be written ({error.strerror or error}): {remedy} give another runs_dir"
+        ) from error
+
+
+def _owner(path: Path) -> str | None:
+    """The user who owns the file, or the nearest folder above it, where that is somebody else."""
+    import pwd
+
+    for place in (path, *path.parents):
+        with contextlib.suppress(OSError):
+            uid = os.stat(place).st_uid
+            try:
+                return None if uid == os.geteuid() else pwd.getpwuid(uid).pw_name
+            except KeyError:
+                return f"user {uid}"
+    return None
 
 
 @contextlib.contextmanager
@@ -21,12 +66,17 @@ def replacing(path: Path) -> Iterator[Path]:
         yield aside
         os.replace(aside, path)
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Writes aside, flushes to disk and renames."""
-    with replacing(path) as aside, open(aside, "w") as file:
+    """Writes aside, flushes to disk and renames; bytes that are no UTF-8 come out as they went in.
+
+    Raises:
+        Unwritable: it cannot be written; the file that was there stays.
+    """
+    with writing(path), replacing(path) as aside, open(aside, "w", encoding="utf-8", errors="surrogateescape") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -54,27 +104,43 @@ def read_mapping(path: Path | str) -> dict[str, Json] | None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds a lock that the kernel frees when the process dies.
+    """Holds a lock that the kernel frees when the process dies; whoever waits for it is told who holds it.
 
     Raises:
-        UserError: the file system has no locks, or a process keeps this one.
+        UserError: the file system has no locks, the file cannot be written, or a process keeps the lock.
     """
-    import filelock
-
-    # Without the second argument a file that no kernel frees would stand in for the lock where there are none.
-    lock = filelock.FileLock(path, fallback_to_soft=False)
+    with writing(path):
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        lock.acquire(timeout=LOCK_SECONDS)
-    except filelock.Timeout as error:
-        raise UserError(
-            f"{path} has been locked by another process for {LOCK_SECONDS:.0f} s: end it, or give another runs_dir"
-        ) from error
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be locked ({error.strerror or error}): give a runs_dir on a file system with locks (NFS: mount it "
-            "without nolock)"
-        ) from error
-    try:
+        _lock(file, path)
+        with contextlib.suppress(OSError):  # for others to read alone
+            os.ftruncate(file, 0)
+            os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
         yield
     finally:
-        lock.release()
+        os.close(file)  # which frees it
+
+
+def _lock(file: int, path: Path) -> None:
+    """Waits for the lock, for LOCK_SECONDS at most."""
+    began, told = time.monotonic(), False
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            waited, holder = time.monotonic() - began, os.pread(file, 200, 0).decode(errors="replace")
+            holder = holder or "another process"
+            if waited >= LOCK_SECONDS:
+                raise UserError(
+                    f"{path} has been locked by {holder} for {LOCK_SECONDS:.0f} s: end it, or give another runs_dir"
+                ) from error
+            if waited >= LOCK_TOLD and not told:
+                told = True
+                print(f"waits for {path}, which {holder} has locked", file=sys.stderr, flush=True)
+            time.sleep(0.02)
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be locked ({error.strerror or error}): give a runs_dir on a file system with locks (NFS: "
+                "mount it without nolock)"
+            ) from error

@@ -21,7 +21,7 @@ from moco.errors import UserError, say
 from moco.io import write_atomic
 from moco.launch import slurm_client as slurm
 from moco.protocols import KNN, LINEAR_PROTOCOLS, Protocol
-from moco.runs.lease import Held, Place, Stopped, born
+from moco.runs.lease import Held, Lost, Place, Stopped, born
 from moco.runs.run import Run
 from moco.runs.settings import other_settings
 from moco.runs.state import State
@@ -206,7 +206,7 @@ class Job:
                     linear_eval(self.run, asked, place)
             if place.queue == "slurm":  # all is on disk: a warning that time is up comes too late to change that
                 signal.signal(signal.SIGUSR2, _ignore)
-        except (Held, Stopped):
+        except (Held, Lost, Stopped):
             raise
         except BaseException as error:
             self.run.fail(error)

@@ -4,7 +4,9 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -14,6 +16,7 @@ from moco.runs.run import Run
 from moco.runs.state import State
 
 SILENT = 2.5 * HEARTBEAT  # a holder whose job is unknown is dead after so many seconds without a heartbeat
+REQUEUE_AGAIN = 5.0  # seconds until a job that could not be queued again tries once more
 NO_MEMORY = re.compile("oom.kill|out of memory|exceeded memory limit", re.IGNORECASE)
 WAITS = (
     "PENDING",
@@ -60,10 +63,21 @@ def forget_job() -> None:
 
 
 def requeue(run: Run) -> None:
-    """Puts this SLURM job back into the queue: its time is up and its checkpoint saved. Elsewhere nothing."""
-    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
-        print(f"{run.folder}: checkpoint saved, back into the queue", flush=True)
-        _client("scontrol", "requeue", str(job_id()))
+    """Puts this SLURM job back into the queue: its time is up and its checkpoint saved. Elsewhere nothing.
+
+    Where SLURM's controller is away it tries again, until SLURM ends the job.
+    """
+    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
+        return
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # the warning has been heard
+    print(f"{run.folder}: checkpoint saved, back into the queue", flush=True)
+    while True:
+        try:
+            _client("scontrol", "requeue", str(job_id()))
+            return
+        except UserError as error:
+            print(f"{error}; tries again in {REQUEUE_AGAIN:.0f} s", flush=True)
+            time.sleep(REQUEUE_AGAIN)
 
 
 def max_array_size() -> int:

@@ -5,9 +5,11 @@ import dataclasses
 import os
 import re
 import socket
+import sys
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from moco.io import Json, locked, read_mapping, write_json
 from moco.runs.state import State
 
 HEARTBEAT = 10.0  # seconds between heartbeats
+WATCH = 1.0  # seconds between looks at a lease that is waited for
 STALE = 6 * HEARTBEAT  # a lease on another machine without a heartbeat for so long is taken over
 EXIT_STOPPED = 75  # sysexits' EX_TEMPFAIL: stopped by a signal with a checkpoint; the same command goes on
 
@@ -24,8 +27,8 @@ class Held(UserError):
     """Another process holds the run."""
 
 
-class Lost(RuntimeError):
-    """Another process took this run over, because this one gave no sign of life."""
+class Lost(UserError):
+    """Another process took this run over, because this one gave no sign of life; it writes nothing more there."""
 
 
 class Damaged(UserError):
@@ -133,52 +136,88 @@ class Lease:
     a file lock, so that of two who find a lease abandoned one gets it.
     """
 
-    def __init__(self, path: Path, what: str, device: str = "", place: Place = BY_HAND):
+    def __init__(
+        self,
+        path: Path,
+        what: str,
+        device: str = "",
+        place: Place = BY_HAND,
+        stop: Callable[[], str | None] = lambda: None,
+    ):
         self.path, self.lost = path, False
         pid = os.getpid()
         self.holder = Holder(
             uuid.uuid4().hex, machine(), socket.gethostname(), pid, born(pid), time.time(), what, device, place
         )
-        with locked(path.with_name("lease.lock")):
-            other = Holder.read(path)
-            if other and not other.ended and not self._requeued(other) and alive(path, other):
-                raise Held(f"{path.parent} is held by process {other.pid} on {other.host}: wait for it, or end it")
-            self._write()
+        told = False
+        while not self._take():
+            if why := stop():
+                raise Stopped(why)
+            if not told:
+                told = True
+                print(
+                    f"waits for an earlier attempt of this job, which holds {path.parent}", file=sys.stderr, flush=True
+                )
+            time.sleep(WATCH)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
+
+    def _take(self) -> bool:
+        """Takes the lease. False where an earlier attempt of this very job holds it: SLURM has queued the job again, though
+        a process of it may live on where SLURM's daemon has died.
+
+        Raises:
+            Held: another living process holds it.
+        """
+        with locked(self.path.with_name("lease.lock")):
+            other = Holder.read(self.path)
+            if other and not other.ended and alive(self.path, other):
+                if self._requeued(other) and other.machine != self.holder.machine:
+                    return False
+                raise Held(f"{self.path.parent} is held by process {other.pid} on {other.host}: wait for it, or end it")
+            self._write()
+            return True
 
     def _requeued(self, other: Holder) -> bool:
         """Whether the other is the same SLURM job; a local job's id is a process's, which another container may have too."""
         ours, theirs = self.holder.place, other.place
         return ours.queue == "slurm" and (ours.queue, ours.job) == (theirs.queue, theirs.job)
 
+    def check(self) -> None:
+        """To be called before something is written: raises Lost where another process took the run over."""
+        current = None if self.lost else read_mapping(self.path)
+        self.lost = self.lost or (current is not None and current.get("token") != self.holder.token)
+        if self.lost:
+            raise Lost(f"{self.path.parent} was taken over by another process after a silence of this one")
+
     def progress(self, **values: float) -> None:
         """What the next heartbeat tells; raises Lost where another process took the run over."""
         self.holder.progress = values
         if self.lost:
-            raise Lost(f"{self.path.parent} was taken over by another process after a silence of this one")
+            self.check()
 
     def end(self, how: State, why: str) -> None:
         """Stops the heartbeat and records how the holder ended."""
         self._over.set()
         self._thread.join()
         self.holder.ended, self.holder.why, self.holder.finished = how, why, time.time()
-        if not self.lost:
-            with contextlib.suppress(OSError):  # a full disk must not hide the error that ended the run
-                self._write()
+        with contextlib.suppress(UserError):  # a full disk must not hide the error that ended the run
+            self.check()
+            self._write()
 
     def _write(self) -> None:
         write_json(self.path, dataclasses.asdict(self.holder))
 
     def _beat(self) -> None:
         while not self._over.wait(HEARTBEAT):
-            current = read_mapping(self.path)
-            self.lost = current is not None and current.get("token") != self.holder.token
-            if self.lost:
-                return
-            with contextlib.suppress(OSError):
+            try:
+                self.check()
                 self._write()
+            except Lost:
+                return
+            except UserError:  # a full disk is told by what loses more than a heartbeat
+                continue
 
 
 def release(path: Path) -> None:
@@ -192,7 +231,29 @@ def alive(path: Path, holder: Holder) -> bool:
     """Whether a lease's holder still lives."""
     if holder.machine == machine():
         return born(holder.pid) == holder.born
-    return time.time() - path.stat().st_mtime < STALE
+    return silence(path) < STALE
+
+
+def silence(path: Path) -> float:
+    """Seconds since the lease's last heartbeat, by the clock that stamps the files: those of two hosts may differ by hours."""
+    try:
+        last = path.stat().st_mtime
+    except OSError:
+        return float("inf")
+    return _clock(path.parent) - last
+
+
+def _clock(folder: Path) -> float:
+    """The time that a file gets which is written there now; this host's own for who may not write there."""
+    probe = folder / f".clock.{os.getpid()}.{threading.get_ident()}"
+    try:
+        with open(probe, "wb") as file:
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return time.time()
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
 
 
 def machine() -> str:

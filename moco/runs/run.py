@@ -2,6 +2,7 @@
 
 runs/<method>-<model>-<data>-<id>/
     config.json       the resolved configuration
+    data.json         a fingerprint of the data that it is trained on
     lease.json        who trains it, or trained it last, and how far they are; rewritten as a heartbeat
     job.json          the queue's job that will work here, and its log
     metrics.jsonl     one line per epoch, flushed to disk
@@ -19,20 +20,23 @@ import os
 import shutil
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moco.errors import UserError
-from moco.io import Json, read_mapping, write_atomic, write_json
+from moco.io import FULL, Json, Unwritable, read_mapping, write_atomic, write_json, writing
 from moco.protocols import KNN
 from moco.runs.identity import flatten
-from moco.runs.lease import BY_HAND, Damaged, Holder, Lease, Place, Stopped, alive, ending
+from moco.runs.lease import BY_HAND, Damaged, Holder, Lease, Place, Stopped, alive, ending, silence
 from moco.runs.state import State
 
 if TYPE_CHECKING:
     from moco.config.schema import Config
+
+FILES = ("config.json", "lease.json", "job.json", "metrics.jsonl", "checkpoint.pt", "result.json", "error.txt")
+AGAIN = {"result.json": ", and start the run again, which goes on from its checkpoint"}  # what a file's loss means
 
 
 @dataclass
@@ -114,8 +118,8 @@ class Run:
         write_json(self.folder / "result.json", result)
 
     def metrics(self) -> list[dict[str, Json]]:
-        """The lines of metrics.jsonl; a last line that a kill cut short is left out."""
-        return [line for text in self._metrics_texts() if (line := _mapping(text))]
+        """The lines of metrics.jsonl; what a kill cut short is left out, and an epoch that was trained twice stands once."""
+        return _once([line for text in self._metrics_texts() if (line := _mapping(text))])
 
     def last_metrics(self) -> dict[str, Json]:
         """The newest value of each metric; reads from the end, and no further than it must."""
@@ -134,15 +138,19 @@ class Run:
             return []
 
     def append_metrics(self, line: Mapping[str, Json]) -> None:
-        with open(self.folder / "metrics.jsonl", "a") as file:
+        path = self.folder / "metrics.jsonl"
+        with writing(path), open(path, "a") as file:
             file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def rewind_metrics(self, epoch: int) -> None:
-        """Drops the lines after `epoch`: what was trained since the checkpoint is trained again."""
+        """Drops the lines after `epoch`, which are trained again, and those that stand twice."""
         kept = [line for line in self.metrics() if isinstance(at := line.get("epoch"), int) and at <= epoch]
-        write_atomic(self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        path = self.folder / "metrics.jsonl"
+        if not path.exists() or path.read_bytes() != text.encode():
+            write_atomic(path, text)
 
     def state(self) -> State:
         """Done where there is a result; else how the last attempt stands."""
@@ -176,7 +184,7 @@ class Run:
         holder = self.holder()
         if holder and not holder.ended:
             return State.RUNNING if alive(self.folder / "lease.json", holder) else State.KILLED
-        if (self.folder / "error.txt").exists():
+        if os.path.exists(self._path("error.txt")):
             return holder.ended if holder and holder.ended == State.OUT_OF_MEMORY else State.FAILED
         return holder.ended if holder and holder.ended else State.PENDING
 
@@ -190,15 +198,36 @@ class Run:
 
     def silence(self) -> float:
         """Seconds since the lease's last heartbeat."""
-        try:
-            return time.time() - (self.folder / "lease.json").stat().st_mtime
-        except OSError:
-            return float("inf")
+        return silence(self.folder / "lease.json")
+
+    def inspect(self) -> None:
+        """Looks through the folder before somebody works in it.
+
+        Raises:
+            UserError: it cannot be one, or a file in it is not what it should be or is of another version.
+        """
+        there = next(path for path in (self.folder, *self.folder.absolute().parents) if os.path.lexists(path))
+        if not there.is_dir():
+            raise UserError(f"{there} is not a folder: give another runs_dir")
+        if there != self.folder:
+            return
+        for name in FILES:
+            if os.path.isdir(self._path(name)):
+                raise Damaged(f"{self._path(name)} is a folder and should be a file: remove it")
+        for name in ("result.json", "lease.json", "job.json"):
+            if os.path.exists(self._path(name)) and read_mapping(self._path(name)) is None:
+                raise Damaged(f"{self._path(name)} is damaged: remove it{AGAIN.get(name, '')}")
+        result = self.result
+        if result is not None and not isinstance(result.get(KNN.top1, ""), int | float | None):
+            raise Damaged(f"{self._path('result.json')} lacks {KNN.top1}: remove it{AGAIN['result.json']}")
+        if os.path.exists(self._path("config.json")):
+            self.config  # noqa: B018 - raises where it cannot be used
+        self.holder(), self.job()
 
     def fail(self, error: BaseException) -> None:
         """Keeps the error's traceback in error.txt; of what the user can mend, its lines alone."""
         lines = [str(error)] if isinstance(error, UserError) else traceback.format_exception(error)
-        with contextlib.suppress(OSError):  # a full disk must not hide the error itself
+        with contextlib.suppress(Unwritable):  # a full disk must not hide the error itself
             write_atomic(self.folder / "error.txt", "".join(lines).rstrip() + "\n")
 
     def failure(self) -> str:
@@ -240,25 +269,46 @@ class Run:
         orders = sorted(self.folder.glob("again.*"))  # last, so that a clearing cut short is done again
         for path in [*(path for path in self.folder.iterdir() if path not in orders), *orders]:
             if not path.name.startswith(("lease", "config.json")) and path.name not in kept:
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def lease(self, what: str = "", device: str = "", place: Place = BY_HAND) -> Iterator[Lease]:
+    def lease(
+        self,
+        what: str = "",
+        device: str = "",
+        place: Place = BY_HAND,
+        stop: Callable[[], str | None] = lambda: None,
+    ) -> Iterator[Lease]:
         """Holds the run for this process, and keeps on record how it ended.
+
+        Args:
+            stop: the signal that has asked to stop, if any; looked at while an earlier attempt of this job is waited for.
 
         Raises:
             Held: another living process holds it.
+            Lost: another process took it over; nothing more is written.
+            UserError: the folder cannot be written, or the disk is full.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lease = Lease(self.folder / "lease.json", what, device, place)
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lease = Lease(self.folder / "lease.json", what, device, place, stop)
         try:
-            yield lease
+            with writing(self.folder, FULL):
+                yield lease
         except BaseException as error:
             lease.end(ending(error), str(error))
-            if not isinstance(error, Stopped | KeyboardInterrupt):
+            if not lease.lost and not isinstance(error, Stopped | KeyboardInterrupt):
                 self.fail(error)
             raise
         lease.end(State.DONE, "")
+
+
+def _once(lines: list[dict[str, Json]]) -> list[dict[str, Json]]:
+    """The lines; of those of one epoch's training the last, which the process wrote that holds the run."""
+    found: dict[object, dict[str, Json]] = {}
+    for i, line in enumerate(lines):
+        found[("epoch", line.get("epoch")) if "train/loss" in line else i] = line
+    return list(found.values())
 
 
 def _mapping(text: bytes) -> dict[str, Json]:
@@ -279,12 +329,38 @@ def other_folders(runs_dir: Path | str) -> list[str]:
     return [name for name, is_run in _folders(runs_dir) if not is_run and name != "sweeps"]
 
 
+def unreadable(runs_dir: Path | str) -> list[str]:
+    """A line for each thing under runs_dir that might be a run and cannot be looked into."""
+    said = []
+    try:
+        names = sorted(os.listdir(runs_dir))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        return [f"{runs_dir} cannot be read ({error.strerror})"]
+    for name in names:
+        try:
+            os.stat(f"{runs_dir}/{name}/config.json")
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            said.append(f"{runs_dir}/{name} cannot be read ({error.strerror})")
+    return said
+
+
 def _folders(runs_dir: Path | str) -> list[tuple[str, bool]]:
     """The folders under runs_dir by name, and whether they hold a configuration."""
     with contextlib.suppress(OSError):
-        names = sorted(entry.name for entry in os.scandir(runs_dir) if entry.is_dir())
+        names = sorted(entry.name for entry in os.scandir(runs_dir) if _is_folder(entry))
         return [(name, os.path.exists(f"{runs_dir}/{name}/config.json")) for name in names]
     return []
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of links
+        return False
 
 
 def find(runs_dir: Path | str, name: str) -> Run:

@@ -57,7 +57,7 @@ def linear_eval(run: Run, asked: LinearEval, place: Place = BY_HAND) -> float:
         stand(run.folder)
         parts = Components(config, asked.device, pretrained=False)
         load_encoder(run, parts.encoder).to(parts.device)
-        with run.lease("linear_eval", str(parts.device), place) as lease:
+        with run.lease("linear_eval", str(parts.device), place, lambda: signals.received) as lease:
             result = run.result or result  # another process may have added to it meanwhile
             if rerun:
                 _forget(run, result, protocol)
@@ -68,6 +68,7 @@ def linear_eval(run: Run, asked: LinearEval, place: Place = BY_HAND) -> float:
                 accuracy = Evaluation(run, parts, asked, lease, signals).fit()
                 scores: dict[str, Json] = {protocol.metric(1): accuracy.top1, protocol.metric(5): accuracy.top5}
                 line = {"epoch": result["epochs"], "step": result["steps"], **scores}
+                lease.check()
                 run.append_metrics(line)
                 tracker.log(int(number(result, "steps")), line)
                 _add(result, protocol, scores, _described(asked, parts))

@@ -2,7 +2,6 @@
 
 import datetime
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,7 +99,7 @@ def _train(config: Config, run: Run, place: Place) -> dict[str, Json]:
         views = parts.views()
         two = parts.data.train_images[:2]
         described = try_method(method, config, parts.autocast(), views(two), views.clean(two))
-        with run.lease("train", str(parts.device), place) as lease:
+        with run.lease("train", str(parts.device), place, lambda: signals.received) as lease:
             if config.rerun or run.ordered(KNN.prefix, place.launch):
                 run.clear(*["job.json"] * bool(place.job))
             elif done := run.result:  # by another process, while this one was building
@@ -123,14 +122,8 @@ def _train(config: Config, run: Run, place: Place) -> dict[str, Json]:
                 )
                 trainer.fit(lease, signals)
                 result = _result(parts, trainer, described)
+                lease.check()
                 run.write_result(result)
-                if result.get("at_chance"):
-                    print(
-                        f"warning: kNN top-1 of {number(result, KNN.top1):.2f} is what guessing gives, so the features have "
-                        "probably collapsed: try a lower optimizer.lr, or other settings of the method",
-                        file=sys.stderr,
-                        flush=True,
-                    )
                 return result
 
 
@@ -166,13 +159,9 @@ def trainable(parts: "Components") -> "tuple[Method, torch.optim.Optimizer, Sche
 
 def _result(parts: "Components", trainer: "Trainer", described: dict[str, Json]) -> dict[str, Json]:
     """The last epoch is what counts; the best is kept beside it."""
-    from moco.evaluation.accuracy import at_chance
-
     last, (mean, std) = trainer.run.metrics()[-1], parts.moments
-    guessing = at_chance(number(last, KNN.top1), parts.data.test_labels)
     return {
         **{key: value for key, value in last.items() if "/" in key},
-        **({"at_chance": True} if guessing else {}),
         "best": {**trainer.best},
         "epochs": parts.config.epochs,
         "steps": trainer.step,

@@ -117,6 +117,7 @@ class Trainer:
 
         Raises:
             Stopped: after a signal, with the checkpoint saved.
+            Lost: another process took the run over.
             UserError: the loss is not finite, or the checkpoint does not fit or cannot be written.
         """
         self.load()
@@ -132,16 +133,18 @@ class Trainer:
                     shown = now
                     self._show(loss, bar, lease)
                 if self.step % self.per_epoch == 0:
-                    self.end_epoch(bar)
+                    self.end_epoch(bar, lease)
                 if signals.save or now - saved >= 60 * self.config.checkpoint_minutes or self.step == self.steps:
                     signals.save = False
                     with signals.saving():
+                        lease.check()
                         self.save()
                     saved = time.monotonic()
                 if signals.received and self.step < self.steps:
                     raise Stopped(signals.received)
         finally:
             bar.close()
+        self.run.rewind_metrics(self.config.epochs)  # what a process wrote that had lost the run stands twice
 
     def _show(self, loss: Tensor, bar: Progress, lease: Lease) -> None:
         """Shows how far the training is, here and in the lease."""
@@ -152,7 +155,7 @@ class Trainer:
         bar.update(self.step, **numbers)
         lease.progress(step=self.step, steps=self.steps, left=bar.left(self.step), **numbers)
 
-    def end_epoch(self, bar: Progress) -> None:
+    def end_epoch(self, bar: Progress, lease: Lease) -> None:
         """Evaluates where it is due, and writes the epoch's line."""
         self.check_finite()
         epoch = self.step // self.per_epoch
@@ -162,10 +165,11 @@ class Trainer:
         scores: dict[str, float] = {}
         if epoch % self.config.eval_every == 0 or epoch == self.config.epochs:
             scores = self.evaluate()
-            if scores[KNN.top1] > self.best.get(KNN.top1, -1):
+            if scores.get(KNN.top1, -1) > self.best.get(KNN.top1, -1):
                 self.best = {KNN.top1: scores[KNN.top1], "epoch": epoch}
         line |= {**scores, "seconds": round(self.seconds, 2)}
         self.losses.zero_()
+        lease.check()
         self.run.append_metrics(line)
         self.tracker.log(self.step, line)
         shown = "  ".join(
@@ -220,11 +224,11 @@ class Trainer:
         at = epoch_start + int(bad[0]) + 1 if len(bad) else self.step
         if len(bad) or not all(bool(p.isfinite().all()) for p in self.method.parameters()):
             kept = self.run.checkpoint if self.run.checkpoint.exists() else "there is none yet"
+            softer = ", a higher temperature" if self.config.temperature else ""
             raise UserError(
                 f"the loss or a weight became infinite or NaN at step {at}: try a lower optimizer.lr{softer} or "
                 f"precision=fp32 (last good checkpoint: {kept})"
             )
-            softer = ", a higher temperature" if self.config.temperature else ""
 
 
 def epoch_order(n: int, seed: int, epoch: int, device: torch.device) -> Tensor:

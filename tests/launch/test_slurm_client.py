@@ -1,6 +1,7 @@
 """What SLURM's queue corrects of states on disk; its client programs are imitated, tests/launch/slurm has the real ones."""
 
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,3 +123,29 @@ def test_a_refusal_names_the_partitions(answers: Answers) -> None:
     answers["sinfo"] = "normal\nurgent\n"
     assert slurm.refusal(said) == "Batch job submission failed: Invalid partition; there are normal, urgent"
     assert slurm.refusal("") == "it does not say why"
+
+
+def test_a_job_that_cannot_be_queued_again_tries_until_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = iter([UserError("scontrol does not answer: is SLURM's controller up?"), None])
+    asked: list[tuple[str, ...]] = []
+
+    def client(*command: str) -> str:
+        asked.append(command)
+        if error := next(answers):
+            raise error
+        return ""
+
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    monkeypatch.setattr(slurm, "_client", client)
+    monkeypatch.setattr(slurm, "REQUEUE_AGAIN", 0.0)
+    before = signal.getsignal(signal.SIGUSR2)
+    try:
+        slurm.requeue(Run(tmp_path))
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert asked == [("scontrol", "requeue", "12")] * 2
+    assert "does not answer: is SLURM's controller up?; tries again" in capsys.readouterr().out

@@ -3,6 +3,8 @@
 import errno
 import fcntl
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +30,9 @@ def test_a_file_system_without_locks_is_told_in_one_line(
             pytest.fail("went on unlocked")
 
 
-def test_a_lock_excludes_others_and_ends_with_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_excludes_others_and_ends_with_its_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     code = "import sys, time, pathlib\nfrom moco.io import locked\n"
     code += "with locked(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     path = tmp_path / "lock"
@@ -37,8 +41,12 @@ def test_a_lock_excludes_others_and_ends_with_its_process(tmp_path: Path, monkey
         assert holder.stdout and holder.stdout.readline() == "held\n"
         with monkeypatch.context() as patch:
             patch.setattr(io, "LOCK_SECONDS", 1.0)
-            with pytest.raises(UserError, match="lock has been locked by another process for 1 s"), io.locked(path):
+            patch.setattr(io, "LOCK_TOLD", 0.1)
+            who = f"process {holder.pid} on {socket.gethostname()}"
+            os.kill(holder.pid, signal.SIGSTOP)  # a stopped holder keeps it, as a host does that has left
+            with pytest.raises(UserError, match=f"lock has been locked by {who} for 1 s: end it"), io.locked(path):
                 pytest.fail("went on beside the holder")
+            assert capsys.readouterr().err == f"waits for {path}, which {who} has locked\n"
     finally:
         holder.kill()
         holder.communicate()

@@ -102,15 +102,80 @@ def test_holder_on_another_machine_is_judged_by_its_heartbeat(run: Run) -> None:
     assert run.state() == "killed"
 
 
-def test_requeued_job_takes_its_own_lease_over(run: Run) -> None:
-    other = {"token": "x", "machine": "elsewhere", "host": "n7", "pid": 1, "born": "1", "started": 0.0}
+ELSEWHERE = {"token": "x", "machine": "elsewhere", "host": "n7", "pid": 1, "born": "1", "started": 0.0}
+
+
+@pytest.mark.parametrize("hours", [-5, 5])
+def test_clocks_that_differ_between_hosts_change_nothing(run: Run, hours: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, now = run.folder / "lease.json", time.time
+    path.write_text(json.dumps(ELSEWHERE))
+    monkeypatch.setattr(time, "time", lambda: now() + 3600 * hours)
+    assert run.state() == "running" and run.silence() < lease.STALE
+    with pytest.raises(Held), run.lease():
+        pass
+    os.utime(path, (now() - lease.STALE - 1,) * 2)
+    assert run.state() == "killed" and run.silence() > lease.STALE
+    with run.lease():
+        assert run.state() == "running"
+    assert not list(run.folder.glob(".clock*"))
+
+
+def test_requeued_job_takes_its_own_lease_over_once_its_holder_is_silent(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, ours = run.folder / "lease.json", Place(queue="slurm", job="12_3")
     for queue in ("slurm", "local"):  # a local job's id is a process's, which another container may have too
-        (run.folder / "lease.json").write_text(json.dumps(other | {"place": {"job": "12_3", "queue": queue}}))
+        path.write_text(json.dumps(ELSEWHERE | {"place": {"job": "12_3", "queue": queue}}))
         with pytest.raises(Held), run.lease(place=Place(queue=queue, job="12_3" if queue == "local" else "12_4")):
             pass
-    (run.folder / "lease.json").write_text(json.dumps(other | {"place": {"job": "12_3", "queue": "slurm"}}))
-    with run.lease(place=Place(queue="slurm", job="12_3")):
+    path.write_text(json.dumps(ELSEWHERE | {"place": {"job": "12_3", "queue": "slurm"}}))
+    looks: list[float] = []
+
+    def wait(seconds: float) -> None:
+        """The earlier attempt lives where SLURM's daemon has died, then it is gone, too."""
+        looks.append(seconds)
+        if len(looks) == 3:
+            os.utime(path, (time.time() - lease.STALE - 1,) * 2)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "sleep", wait)
+        with run.lease(place=ours):
+            assert run.holder().pid == os.getpid() and looks == [lease.WATCH] * 3
+    assert capsys.readouterr().err.count("waits for an earlier attempt of this job") == 1
+    path.write_text(json.dumps(ELSEWHERE | {"place": {"job": "12_3", "queue": "slurm"}}))
+    with pytest.raises(Stopped, match="SIGUSR2"), run.lease(place=ours, stop=lambda: "SIGUSR2"):
+        pytest.fail("went on beside the holder")
+    here = ELSEWHERE | {"machine": lease.machine(), "pid": 2**22 + 1, "place": {"job": "12_3", "queue": "slurm"}}
+    path.write_text(json.dumps(here))
+    with run.lease(place=ours):  # on this machine the process itself tells
         assert run.holder().pid == os.getpid()
+
+
+def test_who_lost_the_lease_writes_nothing(run: Run) -> None:
+    def take_over(held: lease.Lease) -> None:
+        path = run.folder / "lease.json"
+        path.write_text(json.dumps(dataclasses.asdict(held.holder) | {"token": "another"}))
+
+    with pytest.raises(lease.Lost, match="was taken over by another process"), run.lease() as held:
+        held.check()
+        take_over(held)
+        held.check()
+    (run.folder / "lease.json").unlink()
+    with pytest.raises(ZeroDivisionError), run.lease() as held:
+        take_over(held)
+        1 / 0  # noqa: B018
+    assert run.holder().token == "another" and not run.holder().ended
+    assert not (run.folder / "error.txt").exists()
+
+
+def test_an_epoch_that_was_trained_twice_stands_once(run: Run) -> None:
+    for epoch, loss in ((1, 1.0), (2, 9.0), (2, 2.0), (3, 9.0), (3, 3.0)):
+        run.append_metrics({"epoch": epoch, "train/loss": loss})
+    run.append_metrics({"epoch": 3, "linear/top1": 60.0})
+    expected = [{"epoch": e, "train/loss": float(e)} for e in (1, 2, 3)] + [{"epoch": 3, "linear/top1": 60.0}]
+    assert run.metrics() == expected
+    run.rewind_metrics(3)
+    assert [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()] == expected
 
 
 def test_holder_that_was_replaced_notices(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +215,7 @@ def test_write_that_fails_leaves_the_old_file(run: Run, monkeypatch: pytest.Monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError):
+    with pytest.raises(UserError, match="result.json cannot be written .No space left on device.: make room"):
         run.write_result({"knn/top1": 2.0})
     assert run.result == {"knn/top1": 1.0}
     assert not [p for p in run.folder.iterdir() if p.name.startswith(".")]
