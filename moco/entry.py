@@ -4,10 +4,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from moco.config.check import added_where_a_choice_has_it, check, check_linear_eval, check_words, typed_keys
@@ -20,6 +21,9 @@ from moco.errors import UserError, say
 from moco.io import Json
 from moco.output import forgive
 from moco.runs.lease import Stopped
+
+if TYPE_CHECKING:
+    from moco.launch.options import LauncherOptions
 
 T = TypeVar("T")
 
@@ -58,17 +62,15 @@ def _prepared(name: str, schema: type[Config] | type[LinearEval], main: Callable
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
-def _train(composed: DictConfig) -> float:
+def _train(composed: DictConfig) -> float | None:
     """Returns the kNN top-1 in percent, the sweeper's objective."""
-    from moco.training.pretrain import train
-
-    return run_or_exit(lambda: train(check(_plain(composed), typed_keys(sys.argv[1:]))))
+    return run_or_exit(lambda: _train_or_launch(_plain(composed)))
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="linear_eval")
 def _linear_eval(composed: DictConfig) -> float | None:
     """Returns the linear top-1 in percent of the one run."""
-    return run_or_exit(lambda: _evaluate(check_linear_eval(_plain(composed))))
+    return run_or_exit(lambda: _evaluate(_plain(composed)))
 
 
 def _plain(composed: DictConfig) -> dict[str, Json]:
@@ -77,8 +79,48 @@ def _plain(composed: DictConfig) -> dict[str, Json]:
         return resolved(composed)
 
 
-def _evaluate(asked: LinearEval) -> float | None:
+def _train_or_launch(values: dict[str, Json]) -> float | None:
+    """Trains the run here, or through the launcher that was asked for."""
+    if options := _launcher():
+        return _launch(values, options)
+    from moco.training.pretrain import train
+
+    return train(check(values, typed_keys(sys.argv[1:])))
+
+
+def _launcher() -> "LauncherOptions | None":
+    """The launcher's options where somebody has given some: a single run then goes through it, as a sweep of one point.
+
+    Raises:
+        UserError: they belong to a launcher that cannot do that.
+    """
+    from moco.launch.options import LocalOptions, known
+
+    hydra = HydraConfig.get()
+    options = OmegaConf.to_object(hydra.launcher)
+    says_nothing = isinstance(options, LocalOptions) and options == type(options)()
+    return None if says_nothing or hydra.mode == RunMode.MULTIRUN else known(options)
+
+
+def _launch(values: dict[str, Json], options: "LauncherOptions") -> float | None:
+    """Launches one run; its score where it is known at once."""
+    from moco.launch.plan import exit_code, launch
+    from moco.launch.preflight import Point, preflight
+    from moco.runs.sweep import Sweep
+
+    tasks = preflight(
+        [Point([word for word in sys.argv[1:] if "=" in word and not word.startswith("-")], lambda: values)]
+    )
+    runs_dir = str(values["runs_dir"])
+    sweep = Sweep.named(runs_dir, options.sweep) if options.sweep else Sweep.unnamed(runs_dir)
+    if code := exit_code(launch(tasks, options, sweep, rerun=bool(values["rerun"]))):
+        sys.exit(code)
+    return tasks[0].value()
+
+
+def _evaluate(values: dict[str, Json]) -> float | None:
     """Evaluates the run, or launches the evaluations of a sweep."""
+    asked = check_linear_eval(values)
     if (asked.run is None) == (asked.sweep is None):
         raise UserError("run is missing: give the id or folder of a finished run, run=<id>, or sweep=<name>")
     if asked.sweep:
@@ -92,6 +134,8 @@ def _evaluate(asked: LinearEval) -> float | None:
         if code := exit_code(ends):
             sys.exit(code)
         return None
+    if chosen := _launcher():
+        return _launch(values, chosen)
     from moco.runs.run import find
     from moco.training.linear_eval import linear_eval
 

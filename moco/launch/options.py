@@ -120,4 +120,4 @@ def known(options: object) -> LauncherOptions:
     """
     if isinstance(options, LauncherOptions):
         return options
-    raise UserError("a sweep of linear evaluations takes hydra/launcher=local or hydra/launcher=slurm")
+    raise UserError("give hydra/launcher=local or hydra/launcher=slurm: another launcher cannot do this")

@@ -34,12 +34,13 @@ def preflight(points: Iterable[Point]) -> list[Task]:
     Raises:
         UserError: all bad points, a line for each thing that is wrong; nothing has been written.
     """
-    problems, composed = list[tuple[str, str]](), []
+    points, problems, composed = list(points), list[tuple[str, str]](), []
+    told = _apart([point.words for point in points])
     for point in points:
         try:
             composed.append((point.words, point.compose()))
         except Exception as error:  # Hydra's, OmegaConf's and the user's resolvers' alike
-            problems.append((" ".join(point.words), in_one_line(error)))
+            problems.append((told(point.words), in_one_line(error)))
     # In a sweep over methods a key that one of them lacks is dropped there: those points are one run.
     fold = len({_method(values) for _, values in composed}) > 1
     tasks = []
@@ -47,7 +48,7 @@ def preflight(points: Iterable[Point]) -> list[Task]:
         try:
             tasks.append(_task(values, words, fold))
         except UserError as error:
-            problems += [(" ".join(words), line) for line in str(error).splitlines()]
+            problems += [(told(words), line) for line in str(error).splitlines()]
     if problems:
         raise UserError("\n".join(collected(problems)))
     _check_trackers(tasks)
@@ -63,6 +64,12 @@ def _check_trackers(tasks: Sequence[Task]) -> None:
         if tracker not in seen:
             seen.append(tracker)
             check_environment(tracker)
+
+
+def _apart(points: Sequence[Sequence[str]]) -> Callable[[Sequence[str]], str]:
+    """Names a point by the words that others of the sweep lack; by all of its own where there is none."""
+    shared = set(points[0]).intersection(*points[1:]) if len(points) > 1 else set()
+    return lambda words: " ".join(word for word in words if word not in shared) or " ".join(words)
 
 
 def alike(tasks: Sequence[Task], runs_dir: str, rerun: bool) -> tuple[str, bool]:

@@ -72,7 +72,7 @@ class Sweep:
         return cls(runs_dir, name)
 
     @classmethod
-    def unnamed(cls, runs_dir: Path | str, keys: Sequence[str], words: Sequence[str]) -> "Sweep":
+    def unnamed(cls, runs_dir: Path | str, keys: Sequence[str] = (), words: Sequence[str] = ()) -> "Sweep":
         """The sweep over these keys whose points share these words; a second one over the same keys gets a number.
 
         What does not change a run's result does not tell sweeps apart.
@@ -113,17 +113,27 @@ class Sweep:
         Raises:
             UserError: runs_dir cannot be written, or somebody else holds them for too long.
         """
+        fresh, lock = not self.runs_dir.exists(), self.folder.parent / ".lock"
         with self._writing():
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with locked(self.folder.parent / ".lock"):
-            yield
+            lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with locked(lock):
+                yield
+        except BaseException:
+            if fresh:  # nothing stays of a launch that was refused
+                with contextlib.suppress(OSError):
+                    lock.unlink(missing_ok=True)
+                    lock.parent.rmdir()
+                    self.runs_dir.rmdir()
+            raise
 
     def record(self, names: Sequence[str]) -> dict[str, Json] | None:
         """Adds a launch of these runs, by folder name; returns what was recorded before, for `restore`.
 
         Raises:
-            UserError: the folder cannot be written.
+            UserError: the folder cannot be written, or its file is damaged.
         """
+        self.check()
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
             with locked(self.folder / "lock"):
@@ -154,12 +164,22 @@ class Sweep:
         """Its runs.
 
         Raises:
-            UserError: there is no such sweep; names those that exist.
+            UserError: there is no such sweep, and those that exist are named; or its file is damaged.
         """
         if not self.path.exists():
             names = ", ".join(sweep_names(self.runs_dir)) or "none yet"
             raise UserError(f"there is no sweep {self.name} in {self.runs_dir}: there are {names}")
+        self.check()
         return [Run(self.runs_dir / name) for name in self.members()]
+
+    def check(self) -> None:
+        """Refuses a sweep.json that does not say which runs there are.
+
+        Raises:
+            UserError: so it is; the next launch of the same points writes it anew.
+        """
+        if self.path.exists() and not isinstance((read_mapping(self.path) or {}).get("runs"), list):
+            raise UserError(f"{self.path} is damaged: remove it and launch the sweep again, which keeps its runs")
 
     def launchers(self) -> list[int]:
         """Process ids of its launchers that live on this machine."""
@@ -171,6 +191,17 @@ def sweep_names(runs_dir: Path | str) -> list[str]:
     with contextlib.suppress(OSError):
         return sorted(p.parent.name for p in (Path(runs_dir) / "sweeps").glob("*/sweep.json"))
     return []
+
+
+def damaged(runs_dir: Path | str) -> list[str]:
+    """A line for each sweep under runs_dir whose file does not say which runs it has."""
+    said = []
+    for name in sweep_names(runs_dir):
+        try:
+            Sweep(runs_dir, name).check()
+        except UserError as error:
+            said.append(str(error))
+    return said
 
 
 def select(runs_dir: Path | str, names: Sequence[str] = ()) -> list[Run]:
