@@ -123,8 +123,9 @@ def _unusable(run: Run, problem: str) -> Entry:
 
 def _lacking(content: Mapping[str, Json]) -> list[str]:
     """The numbers that a result should hold and does not."""
-    scored = [protocol for protocol in TABULATED if protocol.top1 in content]
-    needed = [KNN.top1, "params", "multiply_adds"]
+    unlabelled = content.get(KNN.top1, "") is None  # see pretrain.scored
+    scored = [protocol for protocol in TABULATED if protocol.top1 in content and not (unlabelled and protocol == KNN)]
+    needed = [*([] if unlabelled else [KNN.top1]), "params", "multiply_adds"]
     needed += [protocol.metric(5) for protocol in scored]
     if any(protocol.probe for protocol in scored):
         needed += ["params_backbone", "multiply_adds_backbone"]
@@ -154,8 +155,8 @@ def _result(content: Mapping[str, Json]) -> Result:
         probes={key: p for key, p in probes.items() if isinstance(p, dict)} if isinstance(probes, dict) else {},
         seconds=number("seconds"),
         steps=number("steps"),
-    )
         at_chance=content.get("at_chance") is True,
+    )
 
 
 def _published(config: Flat) -> Published | None:

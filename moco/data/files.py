@@ -76,13 +76,13 @@ def find_files(root: str | None) -> Files:
     """The image files under `root`, each folder in order of name.
 
     Training images are those in train/<class>/, and without a label those in train/ itself, train/unlabelled/ and
-    unlabelled/. Where train/ has no class folders, labelled/<class>/ or val/<class>/ are the images that vote in kNN. Evaluated
-    are those in test/<class>/, or val/<class>/ where test/ has no class folders; none where both are absent. Folders in a class
-    folder belong to the class.
+    unlabelled/. Where train/ has no class folders, labelled/<class>/ or val/<class>/ are the images that vote in kNN; where
+    these are absent too, there are no classes. Evaluated are those in test/<class>/, or val/<class>/ where test/ has no class
+    folders; none where both are absent. Folders in a class folder belong to the class.
 
     Raises:
-        UserError: train/ is absent, a class has no image, training and test have other classes, there is no labelled image, or
-            a folder cannot be read.
+        UserError: train/ is absent or empty, a class has no image, training and test have other classes, or a folder cannot be
+            read.
     """
     if not root:
         raise UserError("data=image_folder needs data.root: a folder that holds train/<class>/ and test/<class>/")
@@ -91,22 +91,24 @@ def find_files(root: str | None) -> Files:
     if not train.is_dir():
         raise UserError(f"data.root={shown(root)} has no folder train/: {LAYOUT}")
     classes, evaluated = _class_folders(train), _evaluated(base)
-    bank = train
+    bank: Path | None = train
     if not classes:
         bank, evaluated = _voters(base, evaluated)
-        classes = _class_folders(bank)
+        classes = _class_folders(bank) if bank else []
     test = _choose(evaluated, classes)
-    if test:
+    if bank and test:
         _check_classes(bank, test, classes)
     scan, found = _Scan(base), Files(base, [shown(name) for name in classes])
-    labelled = scan.labelled(bank, classes)
+    labelled = scan.labelled(bank, classes) if bank else []
     unlabelled = [(file, -1) for folder in _unlabelled(base) for file in scan.tree(folder)]
     found.train = (labelled if bank == train else []) + [(file, -1) for file in scan.loose(train)] + unlabelled
     found.bank = [] if bank == train else labelled
     found.test = scan.labelled(test, classes) if test else []
     if not found.train and not scan.bad:
-        raise UserError(f"{shown(train)} has no image: {LAYOUT}")
+        raise UserError(f"{shown(train)} has no class folder <class>/ and no image: {LAYOUT}")
     found.bad, found.said = scan.bad, [*scan.said(), *_left_out(scan, base, {train, bank, test})]
+    if not classes:
+        found.said.append(f"{shown(base)} has no labels: there is no kNN, and no linear evaluation")
     return found
 
 
@@ -220,16 +222,11 @@ def _evaluated(base: Path) -> list[Path]:
     return [base / name for name in EVALUATED if (base / name).is_dir() and _class_folders(base / name)]
 
 
-def _voters(base: Path, evaluated: Sequence[Path]) -> tuple[Path, list[Path]]:
+def _voters(base: Path, evaluated: Sequence[Path]) -> tuple[Path | None, list[Path]]:
     """Where the images lie that vote, for a training set without class folders, and what may be evaluated on then."""
     if (base / "labelled").is_dir():
         return base / "labelled", list(evaluated)
-    if not evaluated:
-        raise UserError(
-            f"{shown(base / 'train')} has no class folder <class>/, and kNN needs labels: add class folders, or put labelled "
-            f"images beside it in {shown(base)}/labelled/<class>/ and test/<class>/"
-        )
-    return evaluated[-1], list(evaluated[:-1])
+    return (evaluated[-1], list(evaluated[:-1])) if evaluated else (None, [])
 
 
 def _choose(evaluated: Sequence[Path], classes: Iterable[str]) -> Path | None:

@@ -47,7 +47,7 @@ def check_data(target: str, root: str | None, dataset: object, validation: float
         files = find_files(root)
         if files.bad:
             raise refuse(files.bad, len(files.all()) + len(files.bad))
-        if not files.test and not validation:
+        if files.classes and not files.test and not validation:
             raise UserError(without_test(root))
     elif name == "load_torchvision" and (archive := ARCHIVES.get(str(dataset))):
         place = absolute(root or ".")

@@ -120,10 +120,12 @@ class Components:
         if config.batch_size > n:
             remedy = f"give at most {n}" if n > 1 else "a batch needs two, so add images"
             problems.append(f"batch_size={config.batch_size} is more than the {n} training images: {remedy}")
-        if config.k > bank:
+        if config.k > bank and data.classes:
             problems.append(
                 f"k={config.k} is more than the {bank} labelled training images that vote: give at most {bank}"
             )
+        if config.linear_eval and not data.classes:
+            problems.append(f"linear_eval=true needs labels, and data={config.data.name} has none: leave it out")
         if problems:
             raise UserError("\n".join(problems))
         num_features = cast(int, self.encoder.num_features)
@@ -146,7 +148,7 @@ def _check_images(config: Config, data: Dataset) -> None:
             "add test/<class>/ to data.root, or give data.validation=0.1",
         ),
     ):
-        if len(images) == 0:
+        if len(images) == 0 and (data.classes or images is data.train_images):
             raise UserError(
                 f"data.validation={share} leaves no image {what}: {remedy}"
                 if share
@@ -155,8 +157,13 @@ def _check_images(config: Config, data: Dataset) -> None:
 
 
 def knn_evaluation(parts: Components, method: Method, views: Views) -> Callable[[], dict[str, float]]:
-    """A function that scores the method's backbone and head by weighted kNN, top-1 and top-5 in percent."""
+    """A function that scores the method's backbone and head by weighted kNN, top-1 and top-5 in percent.
+
+    Where no image has a label there is no score.
+    """
     config, data = parts.config, parts.data
+    if not data.classes:
+        return dict
     bank, labels = data.labelled()
 
     def encode(x: Tensor) -> tuple[Tensor, Tensor]:

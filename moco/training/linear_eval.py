@@ -5,17 +5,18 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moco.config.schema import LinearEval
+from moco.config.schema import Config, LinearEval
 from moco.errors import UserError
 from moco.io import Json
 from moco.output import stand
-from moco.protocols import LINEAR_PROTOCOLS, Protocol
+from moco.protocols import KNN, LINEAR_PROTOCOLS, Protocol
 from moco.runs.lease import BY_HAND, Lease, Place, Stopped
 from moco.runs.run import Run
 from moco.runs.settings import other_settings
 from moco.tracking.tracker import open_tracker
-from moco.training.pretrain import now, number, summary
+from moco.training.pretrain import now, number, scored, summary
 from moco.training.progress import SHOW_EVERY, Progress
+from moco.training.same_data import check_images
 
 if TYPE_CHECKING:
     from moco.evaluation.accuracy import Accuracy
@@ -28,7 +29,7 @@ def linear_eval(run: Run, asked: LinearEval, place: Place = BY_HAND) -> float:
     """Linear evaluation of a finished run; its numbers join result.json, metrics.jsonl and the same wandb run.
 
     Args:
-        asked: of it probe, tracker, device, seed and rerun.
+        asked: of it probe, tracker, device, seed, rerun and data.root.
 
     Returns:
         Top-1 in percent.
@@ -37,14 +38,26 @@ def linear_eval(run: Run, asked: LinearEval, place: Place = BY_HAND) -> float:
         UserError: the run is not done, or its checkpoint is unusable.
         Stopped: a signal came; the checkpoint is saved.
     """
+    run.inspect()
+    if asked.device not in ("auto", "cpu"):  # as in train
+        from moco.training.device import choose_device
+
+        choose_device(asked.device)
     protocol, config, result = LINEAR_PROTOCOLS[asked.probe.name], run.config, run.result
     if result is None:
         raise UserError(f"{run.folder} is {run.state()}, not done: train it to its end first")
+    if not scored(result, KNN):
+        raise UserError(
+            f"the data of {run.folder} has no labels to fit a classifier to: put labelled/<class>/ and test/<class>/ beside "
+            "its train/, and train anew"
+        )
     rerun = asked.rerun or run.ordered(protocol.prefix, place.launch)
     if protocol.top1 in result and not rerun:
         different = other_settings(result, asked)
         other = f", which was done with {different}" if different else ""
-        print(f"{run.folder} has its linear evaluation ({protocol.probe}): {summary(result)}{other} (rerun=true repeats it)")
+        print(
+            f"{run.folder} has its linear evaluation ({protocol.probe}): {summary(result)}{other} (rerun=true repeats it)"
+        )
         return number(result, protocol.top1)
     from moco.tracking.environment import check_environment
     from moco.training.checkpoint import load_encoder
@@ -55,7 +68,8 @@ def linear_eval(run: Run, asked: LinearEval, place: Place = BY_HAND) -> float:
 
     with Signals() as signals:
         stand(run.folder)
-        parts = Components(config, asked.device, pretrained=False)
+        parts = Components(_moved(config, asked.data.root), asked.device, pretrained=False)
+        check_images(run, parts.data_described, "give data.root=<where they are>")
         load_encoder(run, parts.encoder).to(parts.device)
         with run.lease("linear_eval", str(parts.device), place, lambda: signals.received) as lease:
             result = run.result or result  # another process may have added to it meanwhile
@@ -75,6 +89,11 @@ def linear_eval(run: Run, asked: LinearEval, place: Place = BY_HAND) -> float:
                 run.write_result(result)
     print(f"{run.folder}: {summary(result)}")
     return accuracy.top1
+
+
+def _moved(config: Config, root: str | None) -> Config:
+    """The configuration with another data.root, where one is given."""
+    return config.model_copy(update={"data": config.data.model_copy(update={"root": root})}) if root else config
 
 
 def _described(asked: LinearEval, parts: "Components") -> dict[str, Json]:
@@ -172,8 +191,10 @@ class Evaluation:
             self.bar.update(fitting.step, **numbers)
             self.lease.progress(step=fitting.step, steps=fitting.steps, left=self.bar.left(fitting.step), **numbers)
         if self.signals.save or now - self.kept >= 60 * self.parts.config.checkpoint_minutes:
+            fitting.check_finite()
             self.kept, self.signals.save = now, False
-            save_checkpoint({"probe": self.asked, "fitting": fitting.state()}, self.path)
+            with self.signals.saving():
+                self.lease.check()
+                save_checkpoint({"probe": self.asked, "fitting": fitting.state()}, self.path)
         if self.signals.received:
             raise Stopped(self.signals.received)
-            fitting.check_finite()

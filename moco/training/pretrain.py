@@ -1,18 +1,21 @@
 """What `train.py` or a queued job does with a checked configuration: build, train, score, write the result."""
 
 import datetime
+import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moco.config.schema import Config, LinearEval
 from moco.io import Json
-from moco.protocols import KNN, LINEAR_PROTOCOLS, TABULATED
+from moco.protocols import KNN, LINEAR_PROTOCOLS, TABULATED, Protocol
 from moco.runs.identity import folder_name
 from moco.runs.lease import BY_HAND, Place
 from moco.runs.run import Run
 from moco.tracking.tracker import open_tracker
+from moco.training.same_data import check_files, check_images, keep
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +33,8 @@ def train(
 ) -> float:
     """Trains the run that `config` describes, or goes on with it, or says that it is done; returns its kNN top-1 in percent.
 
+    NaN where no image has a label.
+
     Args:
         run: where to, if not the folder that follows from config.
         place: where this attempt runs, as its launcher knows it.
@@ -40,8 +45,14 @@ def train(
         Stopped: a signal came; the checkpoint is saved.
     """
     run = run or Run(Path(config.runs_dir) / folder_name(config))
+    run.inspect()
+    if config.device not in ("auto", "cpu"):  # a device that is not here is refused even where nothing is left to do
+        from moco.training.device import choose_device
+
+        choose_device(config.device)
     result = run.result
     if result and not config.rerun and not run.ordered(KNN.prefix, place.launch):
+        check_files(run, config)
         print(f"{run.folder} is done: {summary(result)} (rerun=true starts over)")
         if os.environ.get("WANDB_SWEEP_ID"):  # the agent that has drawn this point waits for its metrics
             with open_tracker(config.tracker, run, config, "train", place) as tracker:
@@ -57,7 +68,12 @@ def train(
             from moco.training.linear_eval import linear_eval
 
             linear_eval(run, asked, place)
-    return number(result, KNN.top1)
+    return number(result, KNN.top1) if scored(result, KNN) else math.nan
+
+
+def scored(result: Mapping[str, Json], protocol: Protocol) -> bool:
+    """Whether the result has the protocol's numbers: that of data without labels has null for kNN."""
+    return result.get(protocol.top1) is not None
 
 
 def summary(result: Mapping[str, Json]) -> str:
@@ -65,9 +81,9 @@ def summary(result: Mapping[str, Json]) -> str:
     shown = [
         f"{protocol.title} {number(result, protocol.metric(1)):.2f} / {number(result, protocol.metric(5)):.2f}"
         for protocol in TABULATED
-        if protocol.top1 in result
+        if scored(result, protocol)
     ]
-    return ", ".join(shown) + " (top-1 / top-5, %)"
+    return ", ".join(shown) + " (top-1 / top-5, %)" if shown else "not evaluated, as its data has no labels"
 
 
 def number(content: Mapping[str, Json], key: str) -> float:
@@ -95,6 +111,9 @@ def _train(config: Config, run: Run, place: Place) -> dict[str, Json]:
     with Signals() as signals:
         parts = Components(config, config.device)
         parts.check_sizes()
+        again = config.rerun or run.ordered(KNN.prefix, place.launch)
+        if run.checkpoint.exists() and not again:
+            check_images(run, parts.data_described)
         method, optimizer, schedule = trainable(parts)
         views = parts.views()
         two = parts.data.train_images[:2]
@@ -105,6 +124,7 @@ def _train(config: Config, run: Run, place: Place) -> dict[str, Json]:
             elif done := run.result:  # by another process, while this one was building
                 return done
             run.write_config(config)
+            keep(run, parts.data_described)
             provenance.record(run.folder, parts.device, "bf16" if parts.bf16 else "fp32")
             (run.folder / "error.txt").unlink(missing_ok=True)
             with open_tracker(config.tracker, run, config, "train", place) as tracker:
@@ -124,6 +144,13 @@ def _train(config: Config, run: Run, place: Place) -> dict[str, Json]:
                 result = _result(parts, trainer, described)
                 lease.check()
                 run.write_result(result)
+                if result.get("at_chance"):
+                    print(
+                        f"warning: kNN top-1 of {number(result, KNN.top1):.2f} is what guessing gives, so the features have "
+                        "probably collapsed: try a lower optimizer.lr, or other settings of the method",
+                        file=sys.stderr,
+                        flush=True,
+                    )
                 return result
 
 
@@ -159,9 +186,14 @@ def trainable(parts: "Components") -> "tuple[Method, torch.optim.Optimizer, Sche
 
 def _result(parts: "Components", trainer: "Trainer", described: dict[str, Json]) -> dict[str, Json]:
     """The last epoch is what counts; the best is kept beside it."""
+    from moco.evaluation.accuracy import at_chance
+
     last, (mean, std) = trainer.run.metrics()[-1], parts.moments
+    guessing = scored(last, KNN) and at_chance(number(last, KNN.top1), parts.data.test_labels)
     return {
+        KNN.top1: None,
         **{key: value for key, value in last.items() if "/" in key},
+        **({"at_chance": True} if guessing else {}),
         "best": {**trainer.best},
         "epochs": parts.config.epochs,
         "steps": trainer.step,

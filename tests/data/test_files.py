@@ -100,9 +100,13 @@ def test_one_labelled_set_votes_and_a_share_of_it_is_to_be_held_out(tmp_path: Pa
     assert taken(files.bank) == [("val/a/3.png", 0), ("val/b/4.png", 1)] and not files.test
 
 
-def test_no_label_at_all_is_refused_with_the_remedy(tmp_path: Path):
-    message = refused(make(tmp_path, "train/1.png", "test/2.png"))
-    assert "kNN needs labels" in message and f"{tmp_path}/labelled/<class>/" in message
+def test_no_label_at_all_is_said(tmp_path: Path):
+    files = found(make(tmp_path, "train/1.png", "test/2.png"))
+    assert taken(files.train) == [("train/1.png", -1)] and not files.classes and not files.bank and not files.test
+    assert files.said == [
+        f"{tmp_path}/test: 1 images without a class are left out",
+        f"{tmp_path} has no labels: there is no kNN, and no linear evaluation",
+    ]
 
 
 @pytest.mark.parametrize("flat", ["test/1.png", "test/unknown/1.png"])
