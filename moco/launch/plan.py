@@ -16,6 +16,7 @@ from moco.launch import slurm_client as slurm
 from moco.launch.data import refuse_changed, refuse_missing
 from moco.launch.job import Task
 from moco.launch.local import LocalLauncher
+from moco.launch.models import refuse_models
 from moco.launch.options import LauncherOptions, LocalOptions, SlurmOptions
 from moco.launch.preflight import collected, in_vain, merged
 from moco.launch.slurm import SlurmLauncher
@@ -86,6 +87,7 @@ def launch(tasks: Sequence[Task], options: LauncherOptions, sweep: Sweep, rerun:
         return {task.run.folder: State.DONE for task in tasks}
     if isinstance(options, LocalOptions):  # a cluster's nodes may see other disks
         refuse_missing([task for task in tasks if rerun or task.state() != State.DONE])
+    refuse_models(task for task in tasks if rerun or task.state() != State.DONE)
     with sweep.claim():  # of two launchers at once, the second finds the first one's jobs
         start, waiting, ends = plan(tasks, rerun)
         before = sweep.record(names)
