@@ -12,9 +12,9 @@ from typing import NoReturn, TypeAlias
 
 from moco.analysis import formats
 from moco.errors import UserError, say
-from moco.io import write_atomic
-from moco.runs.run import Run, find
-from moco.runs.sweep import Sweep, select, sweep_names
+from moco.io import Unwritable, write_atomic
+from moco.runs.run import Run, find, unreadable
+from moco.runs.sweep import Sweep, damaged, select, sweep_names
 
 NAMES = "sweeps, ids, beginnings of ids, or folders"
 
@@ -162,6 +162,7 @@ def report(given: Given) -> None:
     from moco.analysis.report import write
 
     answer: list[str] = []
+    selected(given)
     written(given.out, lambda: answer.extend(write(given.runs_dir, given.names, given.out)))
     print("\n".join([*answer, f"{given.out} holds the table and the charts"]))
 
@@ -209,7 +210,9 @@ def export(given: Given) -> None:
 
 
 def selected(given: Given) -> list[Run]:
-    """The runs and the runs of the sweeps named on the command line, or all."""
+    """The runs and the runs of the sweeps named on the command line, or all; says on stderr what cannot be read."""
+    for line in [] if given.names else [*unreadable(given.runs_dir), *damaged(given.runs_dir)]:
+        print(f"warning: {line}", file=sys.stderr)
     return select(given.runs_dir, given.names)
 
 
@@ -221,8 +224,10 @@ def written(path: Path, write: Callable[[], object]) -> None:
     """
     try:
         write()
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror or error}): give another file") from error
+    except (OSError, Unwritable) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        reason = getattr(cause, "strerror", None) or cause
+        raise UserError(f"{path} cannot be written ({reason}): give another file") from error
 
 
 def add_train(commands: Commands) -> None:

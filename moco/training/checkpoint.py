@@ -24,9 +24,10 @@ def save_checkpoint(content: Mapping[str, object], path: Path) -> None:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:  # torch's own, where the disk took a part, speaks of positions
+        reason = (error.strerror or str(error)) if isinstance(error, OSError) else "No space left on device"
         raise UserError(
-            f"{path} cannot be written ({error}): free some space and start again, which goes on from the last checkpoint"
+            f"{path} cannot be written ({reason}): free some space and start again, which goes on from the last checkpoint"
         ) from error
 
 
