@@ -14,6 +14,7 @@ class Dataset:
 
     Attributes:
         bank_images, bank_labels: labelled images that are not trained on, where the training images have no labels.
+        files: see moco.data.files.Files.fingerprint; None where the images are not files of the user's.
     """
 
     train_images: Tensor
@@ -23,6 +24,7 @@ class Dataset:
     classes: list[str]
     bank_images: Tensor | None = None
     bank_labels: Tensor | None = None
+    files: str | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """Those that there are, by name."""
@@ -31,7 +33,7 @@ class Dataset:
     def to(self, device: torch.device) -> "Dataset":
         """The same data set with its tensors on `device`."""
         moved = {name: tensor.to(device) for name, tensor in self.tensors().items()}
-        return Dataset(classes=self.classes, **moved)
+        return Dataset(classes=self.classes, files=self.files, **moved)
 
     def fingerprint(self) -> str:
         """A word that tells this data set, on the CPU, from one with other images, labels or classes."""
@@ -69,4 +71,5 @@ class Dataset:
             held[members[chosen]] = True
         part = "bank" if apart else "train"
         kept = {f"{part}_images": x[~held], f"{part}_labels": y[~held]}
-        return Dataset(classes=self.classes, **self.tensors() | kept | {"test_images": x[held], "test_labels": y[held]})
+        test = {"test_images": x[held], "test_labels": y[held]}
+        return Dataset(classes=self.classes, files=self.files, **self.tensors() | kept | test)

@@ -26,6 +26,7 @@ def load_image_folder(root: str | None, size: int | None) -> Dataset:
     images = load_images(files, size)
     train, bank, test = torch.split(images, [len(files.train), len(files.bank), len(files.test)])
     data = Dataset(train, _labels(files.train), test, _labels(files.test), files.classes)
+    data.files = files.fingerprint()
     if files.bank:
         data.bank_images, data.bank_labels = bank, _labels(files.bank)
     return data

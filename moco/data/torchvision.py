@@ -14,6 +14,8 @@ from moco.data.files import absolute
 from moco.data.there import ARCHIVES, not_there
 from moco.errors import UserError
 
+PATIENCE = 1800.0  # seconds that another process has for a download
+
 
 def load_torchvision(dataset: str, root: str) -> Dataset:
     """CIFAR10, CIFAR100 or STL10 through torchvision, downloaded to `root` if it is not there yet.
@@ -50,6 +52,7 @@ def _alone(dataset: str, root: Path) -> Iterator[None]:
 
     Raises:
         OSError: the folder cannot be made.
+        UserError: the other process does not come to an end.
     """
     archive = ARCHIVES.get(dataset)
     path = root / f".{archive.file if archive else dataset}.lock"
@@ -64,7 +67,12 @@ def _alone(dataset: str, root: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         print(f"{root}: another process downloads {dataset}, waiting for it", file=sys.stderr, flush=True)
-        lock.acquire()
+        try:
+            lock.acquire(timeout=PATIENCE)
+        except filelock.Timeout as error:
+            raise UserError(
+                f"{path} has been locked for {PATIENCE / 60:.0f} minutes: end that process, or remove it"
+            ) from error
     try:
         yield
     finally:

@@ -49,7 +49,7 @@ class Components:
     def __init__(self, config: Config, device: str, *, pretrained: bool = True):
         self.config, self.device = config, choose_device(device)
         data: Dataset = instantiate(config.data)
-        self.data_described = described(config.data, data)
+        self.data_described = described(data)
         if config.data.validation:
             data = data.hold_out(config.data.validation)
         _check_images(config, data)

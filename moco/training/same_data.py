@@ -4,7 +4,6 @@ import os
 from typing import TYPE_CHECKING, TypeAlias
 
 from moco.config.schema import Config
-from moco.config.schema import Data as Section
 from moco.data.files import Files, find_files
 from moco.errors import UserError
 from moco.io import Json, read_mapping, write_json
@@ -17,12 +16,11 @@ IMAGE_FOLDER = "moco.data.load_image_folder"
 RECORD = "data.json"
 
 
-def described(section: Section, data: "Dataset") -> dict[str, Json]:
+def described(data: "Dataset") -> dict[str, Json]:
     """What is kept of a data set on the CPU: fingerprints of its tensors and of its files, its sizes and classes."""
-    files = _files(section.root) if section.target == IMAGE_FOLDER else None
     return {
         "fingerprint": data.fingerprint(),
-        "files": files.fingerprint() if isinstance(files, Files) else None,
+        "files": data.files,
         "train_images": [*data.train_images.shape],
         "test_images": [*data.test_images.shape],
         "classes": [*data.classes],
@@ -77,8 +75,8 @@ def check_files(run: Run, config: Config, looked: Looked | None = None) -> None:
 
 
 def _files(root: str | None) -> Files | UserError | None:
-    """The files under the root, or why they are no data set; None where nothing is there."""
-    if not root or not os.path.isdir(root):
+    """The files under the root, or why they are no data set; None where none are there, as on a disk that is not mounted."""
+    if not root or not os.path.isdir(os.path.join(root, "train")):
         return None
     try:
         return find_files(root)

@@ -6,6 +6,7 @@ import tarfile
 import urllib.error
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 import torch
@@ -80,3 +81,19 @@ def test_stl10_trains_on_what_has_no_label_too(tmp_path: Path, monkeypatch: pyte
     assert torch.equal(found.train_images, torch.from_numpy(np.concatenate([raw["train"], raw["unlabeled"]])))
     assert found.train_labels.tolist() == [0, 9, 1] + [-1] * 5 and found.test_labels.tolist() == [2, 3]
     assert found.labelled()[1].tolist() == [0, 9, 1] and found.classes == list("abcdefghij")
+
+
+def test_one_process_downloads_and_others_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    lock = filelock.FileLock(tmp_path / ".cifar-10-python.tar.gz.lock")
+    cifar_archive(tmp_path / "data")
+    monkeypatch.setattr("torchvision.datasets.utils.check_md5", lambda path, md5, **_: True)
+    with lock:
+        monkeypatch.setattr("moco.data.torchvision.PATIENCE", 0.1)
+        with pytest.raises(UserError, match="has been locked for"):
+            load_torchvision("CIFAR10", str(tmp_path))
+        assert "another process downloads CIFAR10" in capfd.readouterr().err
+        (tmp_path / "data" / "cifar-10-python.tar.gz").rename(tmp_path / "cifar-10-python.tar.gz")  # it has come
+    assert len(load_torchvision("CIFAR10", str(tmp_path)).train_images) == 20
+    assert not capfd.readouterr().err and sorted(p.name for p in tmp_path.glob(".*")) == []

@@ -63,3 +63,9 @@ def test_count_of_resnet18_with_the_cifar_stem():
     params, multiply_adds = count(module, 32)
     assert params == 11_168_832
     assert multiply_adds == 555_417_600
+
+
+def test_images_that_are_not_square_cost_what_their_height_and_width_make():
+    module = nn.Conv2d(3, 4, 3, padding=1)
+    assert count(module, (5, 7)) == count(module, (7, 5)) == (4 * 3 * 9 + 4, 4 * 3 * 9 * 35)
+    assert count(module, (6, 6)) == count(module, 6)

@@ -129,6 +129,8 @@ def test_a_finished_run_is_not_done_with_other_images(root: Path, config: Callab
     assert identity(config(root, "data.name=more")) != identity(asked)
     shutil.rmtree(root)
     assert train(config(root)) >= 0  # what is done needs no images
+    root.mkdir()
+    assert train(config(root)) >= 0  # a disk that is not mounted
 
 
 def test_a_run_whose_images_have_moved_is_probed_where_they_are(root: Path, config: Callable[..., Config]):

@@ -4,14 +4,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from common import TINY
+from common import METHODS, TINY
+from PIL import Image
 from torch import nn
 
 from moco.config.schema import Config
 from moco.errors import UserError
+from moco.models import SmallResNet
 from moco.models.cost import count
+from moco.runs.identity import folder_name
+from moco.runs.run import Run
 from moco.training.components import Components
 from moco.training.linear_eval import linear_eval
 from moco.training.pretrain import train
@@ -133,3 +138,18 @@ def test_a_probe_needs_no_pretrained_weights(tiny: Make, monkeypatch: pytest.Mon
     monkeypatch.setattr(Components, "__init__", lambda self, *a, **k: (seen.append(k), make(self, *a, **k))[1])
     linear_eval(Run(folder), config.evaluation())
     assert seen == [{"pretrained": False}]
+
+
+def test_images_that_are_not_square_are_counted_as_they_are(checked: Make, tmp_path: Path) -> None:
+    for split, n in (("train", 32), ("test", 4)):
+        (tmp_path / "wide" / split / "a").mkdir(parents=True)
+        for i in range(n):
+            pixels = np.random.default_rng(i).integers(0, 256, (8, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "wide" / split / "a" / f"{i}.bmp")
+    words = [word for word in TINY if not word.startswith(("data", "batch_size"))]
+    folder = ["data=image_folder", f"data.root={tmp_path}/wide", "batch_size=16"]
+    config = checked(*METHODS["simclr"], *words, *folder)
+    train(config)
+    result = Run(Path(config.runs_dir) / folder_name(config)).result
+    assert result and result["image_size"] == [8, 16]
+    assert result["multiply_adds_backbone"] == count(SmallResNet([8, 16], stem_stride=2), (8, 16)).multiply_adds
