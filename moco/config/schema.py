@@ -111,6 +111,14 @@ class Model(Component):
     stem_stride: int | None = Field(None, ge=1)
     pooled: int | None = Field(None, ge=1)
 
+    @model_validator(mode="after")
+    def _stages(self) -> Self:
+        if self.widths and self.pooled and self.pooled > len(self.widths):
+            raise ValueError(
+                f"model.pooled={self.pooled} should be 1 to {len(self.widths)}, the number of stages (model.widths)"
+            )
+        return self
+
     def unweighted(self) -> Self:
         """Without the weights that somebody else trained, for what replaces them at once."""
         return self.model_copy(update={"pretrained": False}) if self.pretrained else self

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from moco.errors import UserError
-
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut (arXiv 1512.03385, figure 2), with torchvision's names of the parts."""
@@ -34,15 +32,11 @@ class SmallResNet(nn.Module):
         widths: channels of each stage; every stage but the first halves the side.
         stem_stride: 2 halves the side at once, which allows wider stages for the same work.
         pooled: how many of the last stages contribute to the feature, each averaged over the image.
-
-    Raises:
-        UserError: `pooled` is not between 1 and the number of stages.
     """
 
     def __init__(self, widths: Sequence[int] = (32, 64, 128, 256), stem_stride: int = 2, pooled: int = 1):
         super().__init__()
-        if not 1 <= pooled <= len(widths):
-            raise UserError(f"model.pooled={pooled} should be 1 to {len(widths)}, the number of stages (model.widths)")
+        assert 1 <= pooled <= len(widths)
         self.num_features, self.pooled = sum(widths[-pooled:]), pooled
         stem = [nn.Conv2d(3, widths[0], 3, stem_stride, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(True)]
         blocks: list[nn.Module] = []

@@ -149,6 +149,15 @@ def test_a_method_may_do_without_a_temperature():
     assert problems("feature_dim=null") == ["method=moco needs a value for feature_dim"]
 
 
+def test_no_more_stages_are_pooled_than_there_are():
+    small = ("model=small", "model.widths=[8,16,32]")
+    assert problems(*small, "model.pooled=4") == [
+        "model.pooled=4 should be 1 to 3, the number of stages (model.widths)"
+    ]
+    assert problems(*small, "model.pooled=0") == ["model.pooled=0 should be greater than or equal to 1"]
+    assert checked(*small, "model.pooled=3").model.pooled == 3
+
+
 def test_a_mean_needs_a_deviation_above_0():
     assert problems("data.mean=null") == ["data.std is given without data.mean: give both, or neither"]
     assert problems("data=digits", "data.mean=[0.5,0.5,0.5]") == [
