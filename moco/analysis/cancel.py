@@ -18,8 +18,7 @@ def cancel(runs: Sequence[Run], launchers: Sequence[int]) -> list[str]:
     jobs = []
     for run in runs:
         with contextlib.suppress(Damaged):  # it is named below
-            if job := slurm.queued_job(run, queue):
-                jobs.append(job)
+            jobs += slurm.queued_jobs(run, queue)
     slurm.cancel_jobs(jobs)
     said += [f"SLURM job {job} cancelled" for job in jobs]
     return said + [line for run in runs if (line := _stop(run, jobs))]

@@ -199,13 +199,13 @@ def cost(flat: Flat, seconds: object, steps: object) -> Cost:
     return Cost(seconds, steps * batch / seconds if is_number(steps) and is_number(batch) else None)
 
 
-def states(runs: Sequence[Run], queue: "Mapping[str, slurm.QueueEntry] | None" = None) -> list[State]:
+def states(runs: Sequence[Run], queue: "slurm.Queue | None" = None) -> list[State]:
     """Where each run stands, corrected by SLURM's queue (by default as it is now)."""
     queue = slurm.queued(runs) if queue is None else queue
     found = []
     for run in runs:
         try:
-            found.append(slurm.explain(run, slurm.corrected(run, run.state(), queue)))
+            found.append(slurm.explain(run, slurm.corrected(run, run.state(), queue), queue))
         except Damaged:
             found.append(State.DAMAGED)
     return found

@@ -20,6 +20,7 @@ from moco.config.schema import Config, LinearEval
 from moco.errors import UserError, say
 from moco.io import write_atomic
 from moco.launch import slurm_client as slurm
+from moco.output import forgive
 from moco.protocols import KNN, LINEAR_PROTOCOLS, Protocol
 from moco.runs.lease import Held, Lost, Place, Stopped, born
 from moco.runs.run import Run
@@ -49,6 +50,7 @@ class Task:
     label: str = ""
     launch: str | None = None
     _new: bool = field(default=False, repr=False, compare=False)  # whether freeze made the folder
+    _kept: bool = field(default=False, repr=False, compare=False)
     _failure: str = field(default="", repr=False, compare=False)  # what freeze forgot
 
     @property
@@ -64,9 +66,13 @@ class Task:
 
     def state(self) -> State:
         """Done where all its metrics are in the result and no order of ours waits; else how the last attempt stands."""
+        return self.run.unfinished() if self.missing else State.DONE
+
+    @property
+    def missing(self) -> list[str]:
+        """The metrics that are left to be had: knn, linear, linear_cached."""
         result, ordered = self.run.result or {}, self.run.ordered
-        done = all(p.top1 in result and not ordered(p.prefix, self.launch) for p in self.protocols)
-        return State.DONE if done else self.run.unfinished()
+        return [p.prefix for p in self.protocols if p.top1 not in result or ordered(p.prefix, self.launch)]
 
     def value(self) -> float | None:
         """The sweeper's objective, where there is one: kNN top-1, or linear top-1, in percent."""
@@ -96,8 +102,14 @@ class Task:
             if self.run.ordered(metric, self.launch):
                 self.run.order(metric).unlink(missing_ok=True)
 
+    def keep(self) -> None:
+        """Lets `undo` do nothing: a job is in the queue that could not be taken back."""
+        self._kept = True
+
     def undo(self) -> None:
         """Takes back all that `freeze` did, for a launcher that refused: a folder that it made goes, if no job was there."""
+        if self._kept:
+            return
         self.withdraw()
         folder = self.run.folder
         if self._new and self.run.holder() is None and not self._failure:
@@ -163,6 +175,7 @@ class Job:
     gpu: str | None = None
 
     def __call__(self) -> None:
+        forgive()
         if self.gpu is not None:  # here, as submitit takes indices alone, and CUDA's names of cards are longer
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpu
         if self.launcher:
@@ -172,6 +185,7 @@ class Job:
         elif os.environ.get("SUBMITIT_EXECUTOR") == "slurm":  # submitit's handlers write of each signal into the log
             signal.signal(signal.SIGTERM, _ignore)
             signal.signal(signal.SIGCONT, _ignore)
+            signal.signal(signal.SIGUSR2, _leave)  # time is up before it has begun: it is queued again below
         try:
             self._work(self._place())
         except Held as held:
@@ -205,7 +219,7 @@ class Job:
                 for asked in self.evaluations:
                     linear_eval(self.run, asked, place)
             if place.queue == "slurm":  # all is on disk: a warning that time is up comes too late to change that
-                signal.signal(signal.SIGUSR2, _ignore)
+                signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Python takes its own handlers back before it has ended
         except (Held, Lost, Stopped):
             raise
         except BaseException as error:

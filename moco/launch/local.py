@@ -199,11 +199,7 @@ class LocalLauncher:
         if not self.waiting or time.monotonic() < self.look:
             return
         self.look = time.monotonic() + POLL_ELSEWHERE
-        try:
-            queue = slurm.queued(task.run for task in self.waiting)
-        except UserError as error:  # SLURM's controller restarts now and then
-            print(error, file=sys.stderr)
-            return
+        queue = slurm.queued(task.run for task in self.waiting)
         for task in list(self.waiting):
             state = task.state()
             if state == State.RUNNING or slurm.queued_job(task.run, queue):

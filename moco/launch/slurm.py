@@ -3,12 +3,16 @@
 import contextlib
 import dataclasses
 import io
+import re
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moco.errors import UserError
 from moco.launch import slurm_client as slurm
@@ -18,8 +22,12 @@ from moco.runs.lease import Place, release
 from moco.runs.state import State
 from moco.runs.sweep import Sweep
 
+if TYPE_CHECKING:
+    from submitit import SlurmExecutor
+
 POLL = 1.0, 10.0  # seconds between looks at the queue, at first and in the long run: the controller serves many
 NAMES = {"timeout_min": "time", "tasks_per_node": "ntasks_per_node", "name": "job_name"}  # of options, for sbatch
+FULL = re.compile(r"Submit\w*Jobs?\w*Limit")  # the user has as many jobs in the queue as may be
 OWN = {"sweep", "dry_run", "fail_fast", "snapshot", "wait", "mem_gb", "array_parallelism"}  # options that sbatch lacks
 
 
@@ -28,6 +36,7 @@ class SlurmLauncher:
 
     def __init__(self, options: SlurmOptions, sweep: Sweep):
         self.options, self.sweep = options, sweep
+        self.left = list[Part]()  # what could not be submitted yet
         for program in ("sbatch", "srun", "squeue"):
             if shutil.which(program) is None:
                 raise UserError(
@@ -35,13 +44,20 @@ class SlurmLauncher:
                 )
 
     def begin(self, start: Sequence[Task], waiting: Sequence[Task]) -> None:
-        """Submits the tasks."""
+        """Submits the tasks, and jobs after others for what those do not do."""
         for task in start:
             if task.run.attempt() == State.RUNNING:  # the plan found that its job is gone
                 release(task.run.folder / "lease.json")
         self.start, self.waiting = start, waiting
-        if start:
-            self._submit(start)
+        queue = slurm.queued(task.run for task in waiting)
+        after = {task.run.folder: slurm.queued_jobs(task.run, queue) for task in waiting}
+        more = [task for task in waiting if after[task.run.folder] and not slurm.covers(task.run, task.missing)]
+        if start or more:
+            self._submit([*self._arrays(start), *(Part([task], 1, jobs=after[task.run.folder]) for task in more)])
+        for task in waiting:
+            task.run.count_on(self.sweep.name)
+        if more:
+            print(f"{len(more)} jobs wait for another job of their run, which does something else")
 
     def finish(self) -> dict[Path, State]:
         """Follows the tasks, and those that run elsewhere, to their ends where wait=true."""
@@ -60,57 +76,108 @@ class SlurmLauncher:
 
     def _follow(self, tasks: list[Task]) -> dict[Path, State]:
         """Waits for the ends of the tasks and tells each."""
-        failures, ends, limit = 0, dict[Path, State](), self.options.fail_fast
+        failures, ends, limit, before = 0, dict[Path, State](), self.options.fail_fast, 0
         pause, longest = POLL
         while tasks:
             time.sleep(pause)
             pause = min(1.1 * pause, longest)
-            try:
-                queue = slurm.slurm_jobs()
-            except UserError as error:  # the controller restarts now and then; the jobs go on
-                print(error, file=sys.stderr)
+            queue = slurm.queued(task.run for task in tasks)
+            if queue.away:  # the controller restarts now and then; the jobs go on
                 continue
-            for task, state in _ended(tasks, queue):
+            if self.left and len(queue) < before:
+                self._submit(self.left)
+            before = len(queue)
+            later = [task.run.folder for part in self.left for task in part.tasks]
+            for task, state in _ended([task for task in tasks if task.run.folder not in later], queue):
                 tasks.remove(task)
                 ends[task.run.folder] = state
                 failures += state not in (State.DONE, State.STOPPED)
                 print(f"{state}  {task.label}", flush=True)
             if limit and failures >= limit and tasks:
                 print(f"fail_fast={limit}: the rest is cancelled", file=sys.stderr)
-                slurm.cancel_jobs([job for task in tasks if (job := slurm.queued_job(task.run, queue))])
+                slurm.cancel_jobs([job for task in tasks for job in slurm.queued_jobs(task.run, queue)])
+                ends |= {folder: State.PENDING for folder in later}
+                tasks, self.left = [task for task in tasks if task.run.folder not in later], []
                 limit = 0
         return ends
 
-    def _submit(self, tasks: Sequence[Task]) -> None:
-        """Submits arrays of at most MaxArraySize; where SLURM refuses one, those before it are cancelled."""
+    def _arrays(self, tasks: Sequence[Task]) -> "list[Part]":
+        """Arrays of at most MaxArraySize, of which no more run at a time than may, all together."""
+        if not tasks:
+            return []
+        size, limit = slurm.max_array_size(), self.options.array_parallelism
+        pieces = [tasks[i : i + size] for i in range(0, len(tasks), size)]
+        lanes = min(len(pieces), limit)  # arrays side by side; in each lane one follows another
+        parts = list[Part]()
+        for n, piece in enumerate(pieces):
+            parallel = limit // lanes + (n % lanes < limit % lanes)
+            parts.append(Part(piece, parallel, after=parts[n - lanes] if n >= lanes else None))
+        return parts
+
+    def _submit(self, parts: "Sequence[Part]") -> None:
+        """Submits the parts; where SLURM refuses one, those before it are cancelled.
+
+        Where it takes no more jobs of this user's for now, and this launcher stays, the rest is left for later.
+        """
         import submitit
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         executor = submitit.SlurmExecutor(self.sweep.folder / "jobs", max_num_timeout=1000)
-        size = slurm.max_array_size()
-        executor.update_parameters(**self._parameters(arrays=-(-len(tasks) // size)))
-        submitted: list[str] = []
         path = python_path(self.sweep.folder, self.options.snapshot)
+        left, done = deque(parts), list[Part]()
         try:
             # submitit prints what sbatch says, which the message below says once.
             with environment(PYTHONPATH=path), contextlib.redirect_stderr(io.StringIO()):
                 slurm.forget_job()
-                for i in range(0, len(tasks), size):
-                    part = tasks[i : i + size]
-                    with executor.batch():
-                        jobs = [executor.submit(task.job(Place(self.sweep.name, task.varies))) for task in part]
-                    for task, job in zip(part, jobs):
-                        submitted.append(job.job_id)
-                        task.run.note_job(job.job_id, job.paths.stdout, "slurm", self.sweep.name, task.varies)
+                while left:
+                    part = left.popleft()
+                    try:
+                        self._send(executor, part)
+                        done.append(part)
+                    except (FailedJobError, FailedSubmissionError) as error:
+                        if not FULL.search(str(error)) or not self.options.wait:
+                            raise
+                        if len(part.tasks) == 1:
+                            left.appendleft(part)
+                            break
+                        left.extendleft(reversed(part.halves()))
         except BaseException as error:  # Ctrl-C too: no half of a sweep stays in the queue
-            slurm.cancel_jobs(submitted)
+            undone = self._take_back(done)
             if not isinstance(error, FailedJobError | FailedSubmissionError):
+                if undone:
+                    print(undone.removeprefix("; "), file=sys.stderr)
                 raise
-            undone = f"; the {len(submitted)} jobs before it were cancelled" if submitted else ""
-            raise UserError(f"sbatch refused: {slurm.refusal(str(error))}{undone}") from error
+            hint = " (hydra.launcher.wait=true sends them in waves)" if FULL.search(str(error)) else ""
+            raise UserError(f"sbatch refused: {slurm.refusal(str(error))}{hint}{undone}") from error
+        self.left = list(left)
 
-    def _parameters(self, arrays: int) -> dict[str, object]:
-        """sbatch's parameters under submitit's names, for one of so many arrays."""
+    def _send(self, executor: "SlurmExecutor", part: "Part") -> None:
+        """One call of sbatch; the runs keep their jobs."""
+        executor.update_parameters(**self._parameters(part))
+        with executor.batch():
+            jobs = [executor.submit(task.job(Place(self.sweep.name, task.varies))) for task in part.tasks]
+        for task, job in zip(part.tasks, jobs):
+            log, work = job.paths.stdout, [protocol.prefix for protocol in task.protocols]
+            task.run.note_job(job.job_id, log, "slurm", self.sweep.name, task.varies, work, part.jobs)
+        part.sent += [job.job_id for job in jobs]
+
+    def _take_back(self, parts: "Sequence[Part]") -> str:
+        """Cancels what was submitted; says so."""
+        jobs = [job for part in parts for job in part.sent]
+        if not jobs:
+            return ""
+        try:
+            slurm.cancel_jobs(jobs)
+        except UserError as error:
+            for part in parts:
+                for task in part.tasks:
+                    task.keep()
+            arrays = " ".join(dict.fromkeys(job.partition("_")[0] for job in jobs))
+            return f"; the {len(jobs)} jobs before it are in the queue still ({error}): scancel {arrays}"
+        return f"; the {len(jobs)} jobs before it were cancelled"
+
+    def _parameters(self, part: "Part") -> dict[str, object]:
+        """sbatch's parameters under submitit's names."""
         options = self.options
         given = dataclasses.asdict(options)
         names = [field.name for field in dataclasses.fields(SlurmOptions)]
@@ -121,16 +188,50 @@ class SlurmLauncher:
             values["mem"] = f"{int(options.mem_gb * 1024)}MB"
         if options.cpus_per_task:  # since SLURM 22.05 srun does not take it over from sbatch
             values["srun_args"] = [f"--cpus-per-task={options.cpus_per_task}", *(options.srun_args or [])]
-        values["array_parallelism"] = max(1, options.array_parallelism // arrays)
-        values["additional_parameters"] = {"requeue": True, **options.additional_parameters}
+        values["array_parallelism"] = part.parallel
+        values["dependency"] = part.dependency
+        values["time"] = options.timeout_min  # None: the partition's own limit, where submitit would set five minutes
+        more = {"requeue": True, **options.additional_parameters}
+        if not more["requeue"]:
+            more = {key: value for key, value in more.items() if key != "requeue"} | {"no-requeue": True}
+        values["additional_parameters"] = more
         return {**values, "stderr_to_stdout": True}
 
 
-def _ended(tasks: Sequence[Task], queue: Mapping[str, slurm.QueueEntry]) -> list[tuple[Task, State]]:
+@dataclass
+class Part:
+    """Tasks that one call of sbatch submits.
+
+    Attributes:
+        parallel: how many of them may run at a time.
+        after: the part that is to end first; jobs: jobs that are to end first.
+        sent: the ids of its jobs, once it was submitted.
+    """
+
+    tasks: Sequence[Task]
+    parallel: int
+    after: "Part | None" = None
+    jobs: Sequence[str] = ()
+    sent: list[str] = field(default_factory=list)
+
+    @property
+    def dependency(self) -> str | None:
+        """For sbatch: what is to end first, however it ends."""
+        before = [*self.jobs, *dict.fromkeys(job.partition("_")[0] for job in (self.after.sent if self.after else []))]
+        return f"afterany:{':'.join(before)}" if before else None
+
+    def halves(self) -> "list[Part]":
+        """Two parts of half its length, one after the other; what follows on this one follows on both."""
+        middle = len(self.tasks) // 2
+        first = Part(self.tasks[:middle], self.parallel, self.after, self.jobs, self.sent)
+        return [first, Part(self.tasks[middle:], self.parallel, first, self.jobs, self.sent)]
+
+
+def _ended(tasks: Sequence[Task], queue: slurm.Queue) -> list[tuple[Task, State]]:
     """Those of the tasks that have ended, and how."""
     ended = []
     for task in tasks:
         state = slurm.corrected(task.run, task.state(), queue)
         if state not in (State.RUNNING, State.QUEUED) and not slurm.queued_job(task.run, queue):
-            ended.append((task, slurm.explain(task.run, state)))
+            ended.append((task, slurm.explain(task.run, state, queue)))
     return ended

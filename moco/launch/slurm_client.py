@@ -1,18 +1,20 @@
 """SLURM's client programs: what is queued, how a job ended, cancel, requeue. Each call has a time limit. Imports no torch."""
 
 import contextlib
+import functools
 import os
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from moco.errors import UserError
 from moco.runs.lease import HEARTBEAT, Damaged
-from moco.runs.run import Run
+from moco.runs.run import JobRecord, Run
 from moco.runs.state import State
 
 SILENT = 2.5 * HEARTBEAT  # a holder whose job is unknown is dead after so many seconds without a heartbeat
@@ -76,6 +78,9 @@ def requeue(run: Run) -> None:
             _client("scontrol", "requeue", str(job_id()))
             return
         except UserError as error:
+            if "disabled" in str(error):  # Requested operation is presently disabled: requeue=false
+                print("SLURM does not queue this job again: the same command goes on with it", flush=True)
+                return
             print(f"{error}; tries again in {REQUEUE_AGAIN:.0f} s", flush=True)
             time.sleep(REQUEUE_AGAIN)
 
@@ -98,59 +103,131 @@ def slurm_jobs() -> dict[str, QueueEntry]:
     return {job: QueueEntry(state, reason, node) for job, state, reason, node in rows}
 
 
-def slurm_end(job: str) -> str | None:
-    """SLURM's word for a job's state (OUT_OF_MEMORY, TIMEOUT, ...): from accounting, else from the controller's memory."""
+def slurm_ends(jobs: Collection[str]) -> dict[str, str]:
+    """SLURM's word for each job's state (OUT_OF_MEMORY, TIMEOUT, ...), asked once for all of them.
+
+    From accounting, else from the controller's memory; what neither knows is left out.
+    """
+    arrays, found = list(dict.fromkeys(job.partition("_")[0] for job in jobs)), dict[str, str]()
     if shutil.which("sacct"):
         with contextlib.suppress(UserError):
-            states = _client("sacct", "-j", job, "-X", "-n", "-P", "-o", "State").split()
-            if states:
-                return states[0]
-    with contextlib.suppress(UserError):
-        for word in _client("scontrol", "show", "job", job).split():
-            if word.startswith("JobState="):
-                return word.partition("=")[2]
-    return None
+            out = _client("sacct", "-j", ",".join(arrays), "-X", "-n", "-P", "-o", "JobID,State")
+            for line in out.splitlines():
+                listed, _, state = line.partition("|")
+                found |= {job: state.split()[0] for job in members(listed) if state.strip()}
+    for array in dict.fromkeys(job.partition("_")[0] for job in jobs if job not in found):
+        with contextlib.suppress(UserError):
+            for line in _client("scontrol", "show", "job", "--oneliner", array).splitlines():
+                known = dict(word.partition("=")[::2] for word in line.split() if "=" in word)
+                tasks = known.get("ArrayTaskId")
+                listed = f"{known.get('ArrayJobId')}_[{tasks}]" if tasks else known.get("JobId", "")
+                found |= dict.fromkeys(members(listed), known.get("JobState", ""))
+    return found
 
 
-def queued(runs: Iterable[Run]) -> dict[str, QueueEntry]:
-    """slurm_jobs, asked only where one of the runs was submitted to SLURM and SLURM is here to ask."""
-    return slurm_jobs() if shutil.which("squeue") and any(map(_submitted, runs)) else {}
+def members(listed: str) -> list[str]:
+    """The jobs that SLURM lists in one word: 29_[0-2,5%4] of an array that was not split yet."""
+    array, bracket, tasks = listed.partition("_[")
+    if not bracket:
+        return [listed]
+    spans = [span.partition("-") for span in tasks.rstrip("]").partition("%")[0].split(",")]
+    return [
+        f"{array}_{i}" for first, _, last in spans if first.isdigit() for i in range(int(first), int(last or first) + 1)
+    ]
 
 
-def _submitted(run: Run) -> bool:
-    """Whether the run was given to SLURM, or is held by a job of SLURM's; one damaged run must not hide the others."""
+class Queue(dict[str, QueueEntry]):
+    """This user's jobs in SLURM's queue by id, and how others of some runs ended, which is asked once for all."""
+
+    def __init__(self, entries: Mapping[str, QueueEntry], runs: Sequence[Run] = (), away: bool = False):
+        super().__init__(entries)
+        self.runs, self.away, self._ends = runs, away, dict[str, str]()
+
+    def end(self, job: str) -> str | None:
+        """SLURM's word for how a job ended; None where it is unknown, or SLURM does not answer."""
+        if self.away:
+            return None
+        if job not in self._ends:
+            asked = {job, *(known for run in self.runs for known in _jobs(run) if known not in self)}
+            self._ends |= {**dict.fromkeys(asked, ""), **slurm_ends(asked)}
+        return self._ends[job] or None
+
+
+def queued(runs: Iterable[Run]) -> Queue:
+    """The queue, asked only where one of the runs was submitted to SLURM and SLURM is here to ask.
+
+    Where SLURM does not answer, one line says so, and what the disk knows counts.
+    """
+    submitted = [run for run in runs if _jobs(run)] if shutil.which("squeue") else []
+    if not submitted:
+        return Queue({})
+    try:
+        return Queue(slurm_jobs(), submitted)
+    except UserError as error:
+        _note(f"{error}; states are those on disk")
+        return Queue({}, submitted, away=True)
+
+
+@functools.cache
+def _note(text: str) -> None:
+    """Says it once, however often one looks."""
+    print(text, file=sys.stderr)
+
+
+def _jobs(run: Run) -> list[str]:
+    """The jobs of SLURM's that were to work on the run or hold it; one damaged run must not hide the others."""
     with contextlib.suppress(Damaged):
         job, holder = run.job(), run.holder()
-        return bool((job and job.queue == "slurm") or (holder and holder.place.queue == "slurm"))
-    return False
+        found = [job.job, *job.earlier] if job and job.queue == "slurm" else []
+        return found + ([str(holder.place.job)] if holder and holder.place.queue == "slurm" else [])
+    return []
+
+
+def queued_jobs(run: Run, queue: Collection[str]) -> list[str]:
+    """The run's jobs that are in SLURM's queue; the id of a local job is a process's and means nothing there."""
+    job = run.job() if queue else None  # an empty queue is worth no look at the disk
+    return [known for known in (job.job, *job.earlier) if known in queue] if job and job.queue == "slurm" else []
 
 
 def queued_job(run: Run, queue: Collection[str]) -> str | None:
-    """The run's job where it is in SLURM's queue; the id of a local job is a process's and means nothing there."""
-    job = run.job() if queue else None  # an empty queue is worth no look at the disk
-    return job.job if job and job.queue == "slurm" and job.job in queue else None
+    """The first of them."""
+    return next(iter(queued_jobs(run, queue)), None)
 
 
-def corrected(run: Run, state: State, queue: Mapping[str, QueueEntry]) -> State:
+def covers(run: Run, metrics: Iterable[str]) -> bool:
+    """Whether the job that the run has in the queue will give all these metrics: knn, linear, linear_cached."""
+    job = run.job()
+    return job is not None and set(metrics) <= set(job.work)
+
+
+def corrected(run: Run, state: State, queue: Queue) -> State:
     """A state read off the disk, corrected by SLURM's queue, which knows of a dead job before its heartbeat is stale.
 
     Queued: it waits there, for the first time or again. Killed: its job has ended; or nothing is known of the job any more
     (or here: it may be another cluster's) and the heartbeat is late.
     """
+    if queue.away:
+        return state
     if state == State.RUNNING:
         holder = run.holder()
         if holder and holder.place.queue == "slurm" and shutil.which("squeue"):
             return _corrected_running(run, str(holder.place.job), queue)
-    elif state != State.DONE and (known := queued_job(run, queue)):
-        return _in_queue(queue[known])
+    elif known := queued_job(run, queue):
+        return _in_queue(queue[known]) if state != State.DONE or _asks_more(run) else state
     return state
 
 
-def _corrected_running(run: Run, job: str, queue: Mapping[str, QueueEntry]) -> State:
+def _asks_more(run: Run) -> bool:
+    """Whether a job is to give metrics that a finished run lacks, or to give them again."""
+    job, result = run.job(), run.result or {}
+    return job is not None and any(f"{metric}/top1" not in result or run.order(metric).exists() for metric in job.work)
+
+
+def _corrected_running(run: Run, job: str, queue: Queue) -> State:
     """The state of a run that a job of SLURM's holds."""
     if job in queue:
         return _in_queue(queue[job])
-    end = slurm_end(job)
+    end = queue.end(job)
     dead = end in ENDS or (end is None and run.silence() > SILENT)
     return State.KILLED if dead else State.RUNNING
 
@@ -159,20 +236,29 @@ def _in_queue(entry: QueueEntry) -> State:
     return State.QUEUED if entry.state in WAITS else State.RUNNING
 
 
-def explain(run: Run, state: State) -> State:
-    """More exactly than `killed`: out of memory, timed out, preempted, node fail or cancelled.
+def explain(run: Run, state: State, queue: Queue) -> State:
+    """More exactly than `killed`: out of memory, timed out, preempted, node fail or cancelled; failed before it began.
 
     Under srun SLURM's own state of a job that ran out of memory is FAILED; its log tells.
     """
     job = run.job()
-    if state not in (State.KILLED, State.PENDING) or job is None or job.queue != "slurm":
+    if job is None or job.queue != "slurm" or job.job in queue or state in (State.DONE, State.QUEUED, State.RUNNING):
+        return state
+    unheard = not _began(run, job)
+    if state not in (State.KILLED, State.PENDING) and not unheard:
         return state
     if any(NO_MEMORY.search(line) for line in run.log_tail(20)):
         return State.OUT_OF_MEMORY
-    if shutil.which("squeue") is None:
+    end = queue.end(job.job) if shutil.which("squeue") else None
+    if end is None or end == "COMPLETED":
         return state
-    end = slurm_end(job.job) or ""
-    return state if end == "COMPLETED" else ENDS.get(end, state)
+    return State.FAILED if unheard and end == "FAILED" else ENDS.get(end, state)
+
+
+def _began(run: Run, job: JobRecord) -> bool:
+    """Whether the job has held the run, or somebody did after it was submitted."""
+    holder = run.holder()
+    return holder is not None and (holder.place.job == job.job or holder.started > job.submitted)
 
 
 def refusal(text: str) -> str:

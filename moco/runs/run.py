@@ -20,8 +20,8 @@ import os
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,9 @@ class JobRecord:
     sweep: str
     submitted: float
     label: str = ""
+    work: list[str] = field(default_factory=list)  # what it gives: knn, linear, linear_cached
+    earlier: list[str] = field(default_factory=list)  # jobs before it that wait or run, too
+    sweeps: list[str] = field(default_factory=list)  # other sweeps that count on it
 
 
 class Run:
@@ -236,11 +239,29 @@ class Run:
             return (self.folder / "error.txt").read_text(errors="replace")
         return ""
 
-    def note_job(self, job: str, log: Path | str, queue: str, sweep: str, label: str = "") -> None:
+    def note_job(
+        self,
+        job: str,
+        log: Path | str,
+        queue: str,
+        sweep: str,
+        label: str = "",
+        work: Sequence[str] = (),
+        earlier: Sequence[str] = (),
+    ) -> None:
         """Keeps which job of which queue (local, slurm) will work here, where its log is, and what varies in its sweep."""
         before = self.job()
-        record = JobRecord(job, str(log), queue, sweep, time.time(), label or (before.label if before else ""))
+        label = label or (before.label if before else "")
+        record = JobRecord(job, str(log), queue, sweep, time.time(), label, [*work], [*earlier])
         write_json(self.folder / "job.json", dataclasses.asdict(record))
+
+    def count_on(self, sweep: str) -> None:
+        """Keeps that another sweep, too, counts on the job, which is not to be cancelled for one of them alone."""
+        job = self.job()
+        if job and sweep != job.sweep and sweep not in job.sweeps:
+            write_json(
+                self.folder / "job.json", dataclasses.asdict(dataclasses.replace(job, sweeps=[*job.sweeps, sweep]))
+            )
 
     def job(self) -> JobRecord | None:
         """What note_job kept.

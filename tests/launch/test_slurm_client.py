@@ -10,8 +10,8 @@ from common import METHODS, TINY
 
 from moco.errors import UserError
 from moco.launch import slurm_client as slurm
-from moco.launch.slurm_client import QueueEntry
-from moco.runs.lease import Place
+from moco.launch.slurm_client import Queue, QueueEntry
+from moco.runs.lease import Place, Stopped
 from moco.runs.run import Run
 from moco.runs.state import State
 
@@ -62,11 +62,11 @@ def test_the_queue_is_asked_only_where_a_run_was_submitted_to_it(run: Run, answe
 def test_a_job_in_the_queue(entry: str, state: State, run: Run, answers: Answers) -> None:
     answers["squeue"] = ""
     for before in (State.PENDING, State.STOPPED, State.KILLED):
-        assert slurm.corrected(run, before, {"12_3": QueueEntry(entry)}) == state
-    assert slurm.corrected(run, State.DONE, {"12_3": QueueEntry(entry)}) == State.DONE
-    assert slurm.corrected(run, State.PENDING, {}) == State.PENDING
+        assert slurm.corrected(run, before, Queue({"12_3": QueueEntry(entry)})) == state
+    assert slurm.corrected(run, State.DONE, Queue({"12_3": QueueEntry(entry)})) == State.DONE
+    assert slurm.corrected(run, State.PENDING, Queue({})) == State.PENDING
     with run.lease("train", place=Place("s", queue="slurm", job="12_3")):
-        assert slurm.corrected(run, State.RUNNING, {"12_3": QueueEntry(entry)}) == state
+        assert slurm.corrected(run, State.RUNNING, Queue({"12_3": QueueEntry(entry)})) == state
 
 
 @pytest.mark.parametrize(
@@ -84,12 +84,12 @@ def test_a_holder_whose_job_is_not_in_the_queue(
 ) -> None:
     answers["squeue"] = ""
     if end:
-        answers["scontrol"] = f"JobId=15 ArrayJobId=12 JobState={end} Reason=None"
+        answers["scontrol"] = f"JobId=15 ArrayJobId=12 ArrayTaskId=3 JobState={end} Reason=None"
     monkeypatch.setattr(Run, "silence", lambda self: silence)
     with run.lease("train", place=Place("s", queue="slurm", job="12_3")):
-        assert slurm.corrected(run, State.RUNNING, {}) == state
+        assert slurm.corrected(run, State.RUNNING, Queue({})) == state
     with run.lease("train", place=Place("s", queue="local", job="12")):
-        assert slurm.corrected(run, State.RUNNING, {}) == State.RUNNING
+        assert slurm.corrected(run, State.RUNNING, Queue({})) == State.RUNNING
 
 
 @pytest.mark.parametrize(
@@ -106,13 +106,90 @@ def test_a_holder_whose_job_is_not_in_the_queue(
     ],
 )
 def test_why_a_job_was_killed(end: str, state: State, run: Run, answers: Answers) -> None:
-    answers |= {"squeue": "", "sacct": f"{end}\n"}
-    assert slurm.explain(run, State.KILLED) == state
-    assert slurm.explain(run, State.STOPPED) == State.STOPPED
+    with run.lease("train", place=Place("s", queue="slurm", job="12_3")):
+        pass
+    answers |= {"squeue": "", "sacct": f"12_3|{end}\n12_4|RUNNING\n"}
+    explain = lambda state: slurm.explain(run, state, slurm.queued([run]))  # noqa: E731
+    assert explain(State.KILLED) == state
+    assert explain(State.STOPPED) == State.STOPPED
     (run.folder / "log").write_text("slurmstepd: error: Detected 1 oom_kill event in StepId=15.0\n")
-    assert slurm.explain(run, State.KILLED) == State.OUT_OF_MEMORY
+    assert explain(State.KILLED) == State.OUT_OF_MEMORY
     run.note_job("12", run.folder / "log", "local", "s")
-    assert slurm.explain(run, State.KILLED) == State.KILLED
+    assert explain(State.KILLED) == State.KILLED
+
+
+@pytest.mark.parametrize(
+    ("end", "state"),
+    [("FAILED", State.FAILED), ("CANCELLED by 0", State.CANCELLED), ("TIMEOUT", State.TIMED_OUT), ("COMPLETED", None)],
+)
+def test_a_job_that_ended_before_it_held_its_run(end: str, state: State | None, run: Run, answers: Answers) -> None:
+    """However an earlier attempt ended, and whether the array was split or not."""
+    answers |= {"squeue": "", "sacct": f"12_[0,2-5%4]|{end}\n"}
+    for before in (State.PENDING, State.STOPPED):
+        assert slurm.explain(run, before, slurm.queued([run])) == (state or before)
+    with pytest.raises(Stopped), run.lease("train", place=Place("s", queue="slurm", job="11")):
+        raise Stopped("SIGTERM")
+    run.note_job("12_3", run.folder / "log", "slurm", "s")
+    assert slurm.explain(run, State.STOPPED, slurm.queued([run])) == (state or State.STOPPED)
+    with pytest.raises(Stopped), run.lease("train"):  # by hand, since then
+        raise Stopped("SIGTERM")
+    assert slurm.explain(run, State.STOPPED, slurm.queued([run])) == State.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("listed", "jobs"),
+    [
+        ("7", ["7"]),
+        ("29_4", ["29_4"]),
+        ("29_[0-2]", ["29_0", "29_1", "29_2"]),
+        ("29_[1,4-5%2]", ["29_1", "29_4", "29_5"]),
+        ("29_[3]", ["29_3"]),
+    ],
+)
+def test_jobs_of_an_array_that_was_not_split(listed: str, jobs: list[str]) -> None:
+    assert slurm.members(listed) == jobs
+
+
+def test_slurm_is_asked_once_for_all_jobs(
+    answers: Answers, run: Run, finish: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [run, *(Run(finish(*METHODS["moco"], *TINY, f"seed={seed}", epochs=1)) for seed in range(1, 6))]
+    for i, each in enumerate(runs):
+        each.note_job(f"12_{i}", each.folder / "log", "slurm", "s")
+    calls: list[str] = []
+    client = slurm._client
+    monkeypatch.setattr(slurm, "_client", lambda *words: calls.append(words[0]) or client(*words))
+    answers |= {"squeue": "", "sacct": "", "scontrol": "JobId=12 ArrayJobId=12 ArrayTaskId=0-5 JobState=CANCELLED"}
+    queue = slurm.queued(runs)
+    assert [slurm.explain(each, State.PENDING, queue) for each in runs] == [State.CANCELLED] * 6
+    assert calls == ["squeue", "sacct", "scontrol"]
+
+
+def test_where_slurm_does_not_answer_the_disk_counts(
+    answers: Answers, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda program: program)
+    slurm._note.cache_clear()
+    with run.lease("train", place=Place("s", queue="slurm", job="12_3")):
+        for _ in range(2):
+            queue = slurm.queued([run])
+            assert queue.away and slurm.corrected(run, State.RUNNING, queue) == State.RUNNING
+    assert slurm.explain(run, State.KILLED, queue) == State.KILLED
+    assert capsys.readouterr().err == "squeue failed; states are those on disk\n"
+
+
+def test_a_linear_evaluation_of_a_finished_run_shows_while_it_waits(run: Run, answers: Answers) -> None:
+    answers["squeue"] = "12_3|PENDING|Priority|\n12_2|RUNNING||n1\n"
+    run.note_job("12_3", "log", "slurm", "s", work=["linear"], earlier=["12_2"])
+    run.write_result({"knn/top1": 50.0})
+    queue = slurm.queued([run])
+    assert slurm.corrected(run, run.state(), queue) == State.QUEUED and slurm.queued_jobs(run, queue) == [
+        "12_3",
+        "12_2",
+    ]
+    assert slurm.covers(run, ["linear"]) and not slurm.covers(run, ["linear", "linear_cached"])
+    run.write_result({"knn/top1": 50.0, "linear/top1": 60.0})
+    assert slurm.corrected(run, run.state(), queue) == State.DONE
 
 
 def test_a_refusal_names_the_partitions(answers: Answers) -> None:
