@@ -49,15 +49,17 @@ def load_images(files: Files, size: int | None) -> Tensor:
         return cached.images
     for line in files.said:
         print(line, file=sys.stderr)
-    decoded = _decode(listed, keys, size, cached)
+    decoded = _Decoded(len(listed))
+    try:
+        _decode(decoded, listed, keys, size, cached)
+    except KeyboardInterrupt:  # what is decoded already is kept
+        _keep(path, files.root, keys, decoded)
+        raise
     bad = files.bad + [(listed[row].path, reason) for row, reason in sorted(decoded.bad.items())]
     images, shapes = decoded.images, decoded.shapes
     if len(shapes) > 1 and not bad:
         raise UserError(f"images of several sizes, {min(shapes)} to {max(shapes)}: give one with data.size=32")
-    if images is not None:
-        good = decoded.compact() if bad else list(range(len(listed)))
-        if path:
-            _write(path, files.root, Pack(keys[good], images[: len(good)]))
+    _keep(path, files.root, keys, decoded)
     if bad or images is None:
         raise refuse(bad, len(listed) + len(files.bad))
     return images
@@ -89,21 +91,20 @@ class _Decoded:
             self.images[row] = pixels
             self.filled[row] = True
 
-    def compact(self) -> list[int]:
+    def compact(self, images: Tensor) -> list[int]:
         """Moves the filled rows to the front, in place, since there may be no room for a copy; which they were."""
-        assert self.images is not None
         rows = [row for row, filled in enumerate(self.filled) if filled]
         for i, row in enumerate(rows):
-            self.images[i] = self.images[row]
+            if i != row:
+                images[i] = images[row]
         return rows
 
 
-def _decode(files: Sequence[ImageFile], keys: Tensor, size: int | None, cached: Pack | None) -> _Decoded:
-    """All images, those whose key is in the cache from there."""
+def _decode(decoded: _Decoded, files: Sequence[ImageFile], keys: Tensor, size: int | None, cached: Pack | None) -> None:
+    """Fills all rows, those whose key is in the cache from there."""
     known = {key.tobytes(): row for row, key in enumerate(cached.keys.numpy())} if cached else {}
     rows = [known.get(key.tobytes()) for key in keys.numpy()]
     missing = [row for row, there in enumerate(rows) if there is None]
-    decoded = _Decoded(len(files))
 
     def decode(row: int) -> None:
         try:
@@ -113,15 +114,17 @@ def _decode(files: Sequence[ImageFile], keys: Tensor, size: int | None, cached: 
         else:
             decoded.put(row, pixels.permute(2, 0, 1))
 
-    print(f"decoding {len(missing)} of {len(files)} images", file=sys.stderr, flush=True)
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        warnings.simplefilter("ignore")  # Pillow's, on files that it reads all the same
-        for _ in pool.map(decode, missing):
-            pass
     for row, there in enumerate(rows):
         if cached and there is not None:
             decoded.put(row, cached.images[there])
-    return decoded
+    print(f"decoding {len(missing)} of {len(files)} images", file=sys.stderr, flush=True)
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        warnings.simplefilter("ignore")  # Pillow's, on files that it reads all the same
+        try:
+            for _ in pool.map(decode, missing):
+                pass
+        finally:
+            pool.shutdown(cancel_futures=True)  # else Ctrl-C would wait for all
 
 
 def _keys(files: Sequence[ImageFile], size: int | None) -> Tensor:
@@ -151,6 +154,13 @@ def _read(path: Path) -> Pack | None:
     except Exception:  # torch raises whatever the damage leads to
         return None
     return pack if intact else None
+
+
+def _keep(path: Path | None, root: Path, keys: Tensor, decoded: _Decoded) -> None:
+    """Writes the images that there are to the cache."""
+    if path and decoded.images is not None:
+        rows = decoded.compact(decoded.images)
+        _write(path, root, Pack(keys[rows], decoded.images[: len(rows)]))
 
 
 def _write(path: Path, root: Path, pack: Pack) -> None:

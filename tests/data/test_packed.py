@@ -106,6 +106,24 @@ def test_bad_files_among_images_of_several_sizes_leave_no_wrong_pixels(root: Pat
         assert np.array_equal(images[i].permute(1, 2, 0).numpy(), expected)
 
 
+def test_what_is_decoded_before_ctrl_c_is_kept(root: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[str]):
+    recorded = packed.read_image
+
+    def until(path: str, size: int | None) -> object:
+        if path.endswith("20.png"):
+            raise KeyboardInterrupt
+        return recorded(path, size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(packed, "read_image", until)
+        with pytest.raises(KeyboardInterrupt):
+            load(root)
+    before = set(decoded)
+    decoded.clear()
+    assert len(load(root).train_images) == N
+    assert len(before) >= 20 and not before & set(decoded) and "20.png" in decoded
+
+
 def test_no_file_is_an_image(tmp_path: Path):
     for split in ("train", "test"):
         (tmp_path / split / "a").mkdir(parents=True)
