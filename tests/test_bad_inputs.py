@@ -5,18 +5,14 @@ Each answer is one clear line per mistake on stderr, a non-zero exit code and no
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from commands import QUICK, call, contents
 from common import ROOT, checked, python
 from folders import write_run, write_sweep
-from hydra.core.global_hydra import GlobalHydra
-
-from moco.cli import main
-
-QUICK = ["recipe=quickstart", "epochs=1", "tracker=none", "device=cpu"]
 
 
 class Case(NamedTuple):
@@ -39,8 +35,8 @@ CASES = list(cases())
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cwd = tmp_path_factory.mktemp("user")
-    done = [write_run(cwd / "runs", checked(*QUICK, "m=64", f"seed={seed}")) for seed in range(2)]
-    write_run(cwd / "runs", checked(*QUICK, "m=64", "seed=2"), epochs=1)
+    done = [write_run(cwd / "runs", checked(*QUICK, f"seed={seed}")) for seed in range(2)]
+    write_run(cwd / "runs", checked(*QUICK, "seed=2"), epochs=1)
     write_sweep(cwd / "runs", "pair", done)
     (cwd / "a_file").write_text("a line\n")
     return cwd
@@ -53,22 +49,8 @@ def named(folder: Path, word: str) -> str:
     return word.replace("{finished}", min(done)).replace("{unfinished}", min(known - done))
 
 
-def contents(folder: Path) -> dict[str, tuple[int, int]]:
-    """Every path with its size and time of change."""
-    return {str(p): (p.stat().st_size, p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file() or p.is_dir()}
-
-
 def typed(words: list[str]) -> list[str]:
     return [one for word in words for one in (QUICK if word == "Q" else [word])]
-
-
-def exit_code(call: Callable[[], int]) -> object:
-    try:
-        return call()
-    except SystemExit as end:
-        return end.code
-    finally:
-        GlobalHydra.instance().clear()
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.command} {' '.join(case.words)}")
@@ -77,9 +59,9 @@ def test_one_line_per_mistake_and_nothing_written(
 ) -> None:
     words = [case.command, *(named(folder, word) for word in typed(case.words))]
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["moco", *words])
+    monkeypatch.setattr(sys, "argv", [])
     before = contents(folder)
-    code = exit_code(lambda: main(words))
+    code = call(words)
     out, err = capfd.readouterr()
     assert code not in (0, None), out + err
     assert "Traceback" not in err and out == "", out + err
