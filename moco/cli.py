@@ -88,8 +88,10 @@ def cancel(given: Given) -> None:
     from moco.analysis.cancel import cancel
 
     known = sweep_names(given.runs_dir)
-    launchers = [pid for name in given.names if name in known for pid in Sweep(given.runs_dir, name).launchers()]
-    print("\n".join(cancel(selected(given), launchers)) or "nothing is running or queued")
+    sweeps = [name for name in given.names if name in known]
+    launchers = [pid for name in sweeps for pid in Sweep(given.runs_dir, name).launchers()]
+    named = sweeps if len(sweeps) == len(given.names) else []  # a run that is named itself is cancelled for all
+    print("\n".join(cancel(selected(given), launchers, named)) or "nothing is running or queued")
 
 
 def add_table(commands: Commands) -> None:

@@ -5,23 +5,39 @@ import os
 import signal
 from collections.abc import Collection, Sequence
 
+from moco.errors import UserError
 from moco.launch import slurm_client as slurm
 from moco.runs.lease import Damaged, machine
 from moco.runs.run import Run
 from moco.runs.state import State
 
 
-def cancel(runs: Sequence[Run], launchers: Sequence[int]) -> list[str]:
-    """Stops these launchers, by process id, and what works on these runs or waits to; returns what was done, in lines."""
+def cancel(runs: Sequence[Run], launchers: Sequence[int], sweeps: Collection[str] = ()) -> list[str]:
+    """Stops these launchers, by process id, and what works on these runs or waits to; returns what was done, in lines.
+
+    Args:
+        sweeps: those that are cancelled; a job of SLURM's that another sweep counts on, too, stays for that one.
+
+    Raises:
+        UserError: SLURM does not answer; what needs none of it is done.
+    """
     said = [f"launcher {pid} told to stop its jobs" for pid in launchers if _terminate(pid)]
     queue = slurm.queued(runs)
-    jobs = []
+    jobs, kept = list[str](), list[Run]()
     for run in runs:
         with contextlib.suppress(Damaged):  # it is named below
-            jobs += slurm.queued_jobs(run, queue)
+            found = slurm.queued_jobs(run, queue)
+            if found and sweeps and (others := run.let_go(sweeps)):
+                said.append(f"SLURM job {found[0]} stays for sweep {', '.join(others)}, which counts on it, too")
+                kept.append(run)
+            else:
+                jobs += found
     slurm.cancel_jobs(jobs)
     said += [f"SLURM job {job} cancelled" for job in jobs]
-    return said + [line for run in runs if (line := _stop(run, jobs))]
+    said += [line for run in runs if run not in kept and (line := _stop(run, jobs))]
+    if queue.away:
+        raise UserError("\n".join([*said, "SLURM does not answer, and none of its jobs was cancelled: ask again"]))
+    return said
 
 
 def _stop(run: Run, cancelled: Collection[str]) -> str:

@@ -38,6 +38,11 @@ class LauncherOptions:
     def __post_init__(self) -> None:
         _at_least(0, fail_fast=self.fail_fast, signal_delay_s=self.signal_delay_s)
         _at_least(1, timeout_min=self.timeout_min, cpus_per_task=self.cpus_per_task)
+        if self.timeout_min and self.signal_delay_s >= 60 * self.timeout_min:
+            raise UserError(
+                f"hydra.launcher.signal_delay_s={self.signal_delay_s} should be less than the {60 * self.timeout_min} s of "
+                f"timeout_min={self.timeout_min}: the warning would come at the start"
+            )
 
 
 @dataclass
@@ -97,7 +102,15 @@ class SlurmOptions(LauncherOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least(1, array_parallelism=self.array_parallelism)
+        _at_least(
+            1,
+            array_parallelism=self.array_parallelism,
+            gpus_per_node=self.gpus_per_node,
+            gpus_per_task=self.gpus_per_task,
+            cpus_per_gpu=self.cpus_per_gpu,
+        )
+        if self.mem_gb is not None and not 0 < self.mem_gb < 1e6:
+            raise UserError(f"hydra.launcher.mem_gb={self.mem_gb} should be a number of GB greater than 0")
         if (self.nodes, self.tasks_per_node) != (1, 1):
             raise UserError("hydra.launcher.nodes and tasks_per_node are 1 for each point: a run is one process")
         if self.fail_fast and not self.wait:

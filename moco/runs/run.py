@@ -20,7 +20,7 @@ import os
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -262,6 +262,17 @@ class Run:
             write_json(
                 self.folder / "job.json", dataclasses.asdict(dataclasses.replace(job, sweeps=[*job.sweeps, sweep]))
             )
+
+    def let_go(self, sweeps: Collection[str]) -> list[str]:
+        """Takes sweeps that were cancelled from those that count on the job; returns the others."""
+        job = self.job()
+        left = [sweep for sweep in (job.sweep, *job.sweeps) if sweep not in sweeps] if job else []
+        if job and left:
+            write_json(
+                self.folder / "job.json",
+                dataclasses.asdict(dataclasses.replace(job, sweep=left[0], sweeps=left[1:])),
+            )
+        return left
 
     def job(self) -> JobRecord | None:
         """What note_job kept.

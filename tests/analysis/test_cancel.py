@@ -10,7 +10,10 @@ from collections.abc import Iterator
 import pytest
 
 from moco.analysis.cancel import cancel
+from moco.errors import UserError
 from moco.io import write_json
+from moco.launch import slurm_client as slurm
+from moco.launch.slurm_client import QueueEntry
 from moco.runs.lease import Holder, born, machine
 from moco.runs.run import Run
 
@@ -57,3 +60,28 @@ def test_a_damaged_run_does_not_keep_the_others_from_being_cancelled(process, fi
 
 def test_nothing_to_cancel(finish) -> None:
     assert cancel([Run(finish("seed=0")), Run(finish("seed=1", epochs=3))], []) == []
+
+
+def test_a_queued_job_that_another_sweep_counts_on_stays_for_it(finish, monkeypatch) -> None:
+    run, cancelled = Run(finish("seed=0", epochs=3)), []
+    run.note_job("12", "log", "slurm", "first", earlier=["11"])
+    run.count_on("second")
+    monkeypatch.setattr(slurm, "queued", lambda runs: slurm.Queue({job: QueueEntry("PENDING") for job in ("11", "12")}))
+    monkeypatch.setattr(slurm, "cancel_jobs", cancelled.extend)
+    assert cancel([run], [], ["first"]) == ["SLURM job 12 stays for sweep second, which counts on it, too"]
+    assert not cancelled
+    run.count_on("third")
+    assert cancel([run], []) == ["SLURM job 12 cancelled", "SLURM job 11 cancelled"]  # named itself
+    assert cancel([run], [], ["third"])[0].endswith("stays for sweep second, which counts on it, too")
+    assert cancel([run], [], ["second"]) == ["SLURM job 12 cancelled", "SLURM job 11 cancelled"]
+
+
+def test_where_slurm_does_not_answer_the_rest_is_cancelled_and_that_is_an_error(process, finish, monkeypatch) -> None:
+    run = Run(finish("seed=0", epochs=3))
+    hold(run, process.pid, machine())
+    monkeypatch.setattr(slurm, "queued", lambda runs: slurm.Queue({}, away=True))
+    with pytest.raises(
+        UserError, match="told to save and stop\nSLURM does not answer, and none of its jobs was cancelled"
+    ):
+        cancel([run], [])
+    assert process.wait(30) == -signal.SIGTERM

@@ -185,6 +185,12 @@ def test_exit_codes() -> None:
     [
         (lambda: LocalOptions(jobs_per_device=-1), "jobs_per_device=-1 should be a whole number of at least 1"),
         (lambda: LocalOptions(cpus_per_task=0), "cpus_per_task=0 should be a whole number of at least 1"),
+        (lambda: LocalOptions(timeout_min=-1), "timeout_min=-1 should be a whole number of at least 1"),
+        (lambda: LocalOptions(timeout_min=2), "signal_delay_s=120 should be less than the 120 s of timeout_min=2: the"),
+        (lambda: SlurmOptions(array_parallelism=0), "array_parallelism=0 should be a whole number of at least 1"),
+        (lambda: SlurmOptions(gpus_per_node=-1), "gpus_per_node=-1 should be a whole number of at least 1"),
+        (lambda: SlurmOptions(mem_gb=-2.0), "mem_gb=-2.0 should be a number of GB greater than 0"),
+        (lambda: SlurmOptions(mem_gb=float("nan")), "mem_gb=nan should be a number of GB greater than 0"),
         (lambda: SlurmOptions(timeout_min=0), "timeout_min=0 should be a whole number of at least 1"),
         (lambda: LocalOptions(fail_fast=-2), "fail_fast=-2 should be a whole number of at least 0"),
         (lambda: LocalOptions(devices=[]), r"devices=\[\] should be auto, cpu or a list of GPUs such as \[0,1\]"),
