@@ -40,9 +40,14 @@ def load_images(files: Files, size: int | None) -> Tensor:
     is not an error if the cache cannot be read or written.
 
     Raises:
-        UserError: files that are not readable images, ten of them and the count, or images of several sizes without `size`.
+        UserError: files that are not readable images, ten of them and the count, images of several sizes without `size`, or
+            more of them than fit into this machine's memory.
     """
     listed = files.all()
+    if not listed:
+        raise refuse(files.bad, len(files.bad))
+    if size:
+        _refuse_too_large(len(listed), size, size)
     path, keys = _cache_file(files.root, size), _keys(listed, size)
     cached = _read(path) if path else None
     if cached and not files.bad and torch.equal(cached.keys, keys):
@@ -85,6 +90,7 @@ class _Decoded:
         """Fills a row with pixels [3, H, W]; those of another size than the first image's are only noted."""
         with self._lock:
             if self.images is None:
+                _refuse_too_large(len(self.filled), pixels.shape[1], pixels.shape[2])
                 self.images = torch.empty(len(self.filled), *pixels.shape, dtype=torch.uint8)
             self.shapes.add((pixels.shape[1], pixels.shape[2]))
         if pixels.shape == self.images.shape[1:]:
@@ -125,6 +131,16 @@ def _decode(decoded: _Decoded, files: Sequence[ImageFile], keys: Tensor, size: i
                 pass
         finally:
             pool.shutdown(cancel_futures=True)  # else Ctrl-C would wait for all
+
+
+def _refuse_too_large(n: int, height: int, width: int) -> None:
+    """Raises UserError where the pixels of n images are more than the machine's memory."""
+    there, needed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), 3 * n * height * width
+    if needed > there:
+        raise UserError(
+            f"{n} images of {height}x{width} pixels take {needed / 1e9:,.0f} GB, and this machine has {there / 1e9:,.0f}: "
+            "give a smaller data.size"
+        )
 
 
 def _keys(files: Sequence[ImageFile], size: int | None) -> Tensor:

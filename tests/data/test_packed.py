@@ -212,3 +212,22 @@ def test_packing_holds_the_pixels_once(tmp_path: Path, monkeypatch: pytest.Monke
     pixels = 41 * 3 * 256 * 256
     assert allocated == [pixels] and peak < pixels / 2
     assert data.train_images.untyped_storage().data_ptr() == data.test_images.untyped_storage().data_ptr()
+
+
+def test_images_that_no_memory_holds_are_refused_in_gigabytes(
+    root: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[str]
+):
+    with pytest.raises(
+        UserError, match=r"^31 images of 100000x100000 pixels take 930 GB, and this machine has .*data.size"
+    ):
+        load_image_folder(str(root), 100_000)
+    assert not decoded
+    monkeypatch.setattr("os.sysconf", lambda name: 10)
+    assert refused(root) == ["31 images of 8x8 pixels take 0 GB, and this machine has 0: give a smaller data.size"]
+
+
+def test_nothing_but_links_that_lead_nowhere(tmp_path: Path):
+    for split in ("train", "test"):
+        (tmp_path / "links" / split / "a").mkdir(parents=True)
+        (tmp_path / "links" / split / "a" / "1.png").symlink_to("/nowhere")
+    assert len(refused(tmp_path / "links")) == 2
