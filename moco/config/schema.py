@@ -23,6 +23,7 @@ ARGUMENTS_AS_BEFORE: dict[str, Json] = {}
 
 
 MOST_SEED = 2**63 - 1
+MOST_PIXELS = 1_000_000  # of a side
 MOST_LR = 1e30  # far beyond this torch's optimizers cannot turn a number into a float32
 LONGEST = 80  # characters of a name: three of them and the id are a run's folder, which file systems keep under 255
 
@@ -129,7 +130,7 @@ class Data(Component):
 
     name: str | None = Field(None, max_length=LONGEST)  # type: ignore[assignment]  # an image folder without a name takes its folder's, see named
     root: Place | None = None
-    size: int | None = Field(None, ge=4)
+    size: int | None = Field(None, ge=4, le=MOST_PIXELS)
     validation: float = Field(ge=0, lt=1)
     mean: list[float] | None = Field(None, min_length=3, max_length=3)
     std: list[float] | None = Field(None, min_length=3, max_length=3)
@@ -150,10 +151,14 @@ class Data(Component):
         if (self.mean is None) != (self.std is None):
             there, lacking = ("mean", "std") if self.mean else ("std", "mean")
             raise ValueError(f"data.{there} is given without data.{lacking}: give both, or neither")
-        if self.mean and self.std and not (all(0 <= m <= 1 for m in self.mean) and all(0 < s <= 1 for s in self.std)):
+        if (
+            self.mean
+            and self.std
+            and not (all(0 <= m <= 1 for m in self.mean) and all(0.001 <= s <= 1 for s in self.std))
+        ):
             raise ValueError(
-                f"data.mean={self.mean} and data.std={self.std} are of pixels between 0 and 1, a std is above 0: "
-                "divide those of pixels up to 255 by 255"
+                f"data.mean={self.mean} and data.std={self.std} are of pixels between 0 and 1, where a std is at "
+                "least 0.001: divide those of pixels up to 255 by 255"
             )
         return self
 
@@ -172,7 +177,7 @@ class Schedule(Component):
     warmup_epochs: float = Field(ge=0)
     final: float | None = Field(None, ge=0, le=1)
     milestones: list[Annotated[float, Field(ge=0)]] | None = None
-    gamma: float | None = Field(None, gt=0)
+    gamma: float | None = Field(None, gt=0, le=1)
 
 
 class Augmentation(Section):
@@ -180,8 +185,8 @@ class Augmentation(Section):
 
     name: str
     target: str = Field(alias="_target_")
-    size: int | None = Field(ge=4)
-    eval_size: int | None = Field(ge=4)
+    size: int | None = Field(ge=4, le=MOST_PIXELS)
+    eval_size: int | None = Field(ge=4, le=MOST_PIXELS)
     crop: list[float] = Field(min_length=2, max_length=2)
     flip: float = Field(ge=0, le=1)
     jitter: list[float] = Field(min_length=4, max_length=4)
@@ -209,8 +214,8 @@ class Augmentation(Section):
     @field_validator("blur_sigma")
     @classmethod
     def _blur_sigma(cls, sigma: list[float]) -> list[float]:
-        if not 0 < sigma[0] <= sigma[1]:
-            raise ValueError(f"augment.blur_sigma={sigma} should be [least, largest] in pixels, above 0")
+        if not 0.001 <= sigma[0] <= sigma[1] <= 1e6:
+            raise ValueError(f"augment.blur_sigma={sigma} should be [least, largest] in pixels, from 0.001 to 1e6")
         return sigma
 
     @field_validator("jitter")

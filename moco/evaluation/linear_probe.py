@@ -214,7 +214,7 @@ def _fit(
     for epoch in range(fitting.step // fitting.per_epoch, settings.epochs):
         generator = torch.Generator().manual_seed(step_seed(settings.seed, "probe order", epoch))
         order = torch.randperm(len(labels), generator=generator).to(labels.device)  # [N]
-        for index in torch.split(order, settings.batch_size)[fitting.step % fitting.per_epoch :]:
+        for index in torch.split(order, min(settings.batch_size, len(order)))[fitting.step % fitting.per_epoch :]:
             fitting.train_step(batch(index), labels[index], settings.lr * factor(fitting.step))
             if on_step:
                 on_step(fitting)

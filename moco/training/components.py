@@ -48,13 +48,14 @@ class Components:
 
     def __init__(self, config: Config, device: str, *, pretrained: bool = True):
         self.config, self.device = config, choose_device(device)
-        data: Dataset = instantiate(config.data)
+        with memory.allocating(f"data={config.data.name}"):
+            data: Dataset = instantiate(config.data)
         self.data_described = described(data)
         if config.data.validation:
             data = data.hold_out(config.data.validation)
         _check_images(config, data)
         side = data.train_images.shape[-1]
-        memory.refuse(memory.views(config, side), self.device)
+        memory.refuse(memory.views_and_backbone(config, side), self.device)
         torch.manual_seed(config.seed)
         with memory.allocating(f"model={config.model.name}"):
             self.encoder: nn.Module = channels_last(

@@ -45,10 +45,20 @@ def refuse(tensors: list[Large], device: torch.device) -> None:
         raise UserError(f"{'; '.join(largest)}: more than the {there:.1f} GB of {device}, give less")
 
 
-def views(config: Config, side: int) -> list[Large]:
-    """The images of a step and of an evaluation, where those of the data set have `side` pixels."""
+def views_and_backbone(config: Config, side: int) -> list[Large]:
+    """The images of a step and of an evaluation, and the weights of a SmallResNet.
+
+    Args:
+        side: of the data set's images, in pixels.
+    """
     size, eval_size = config.augment.size or side, config.augment.eval_size or side
+    widths = config.model.widths or []
     return [
+        *(
+            Large("a convolution", (b, a, 3, 3), "model.widths", copies=2)  # with its gradient
+            for pair in zip(widths[:1] + widths, widths)
+            for a, b in (pair, pair[1:] * 2)
+        ),
         Large("a view of each image of a step", (config.batch_size, 3, size, size), "batch_size, augment.size"),
         Large("the images of a step of evaluation", (EVALUATED, 3, eval_size, eval_size), "augment.eval_size"),
     ]
@@ -93,10 +103,12 @@ def allocating(what: str) -> Iterator[None]:
     """Names what is too large where the memory for it is refused within the context.
 
     Raises:
-        UserError: torch could not allocate memory on the CPU; its allocator has no error of its own for that.
+        UserError: memory on the CPU is refused; torch's allocator has no error of its own for that.
     """
     try:
         yield
+    except MemoryError as error:  # numpy's and Pillow's
+        raise UserError(f"{what} does not fit into memory ({' '.join(str(error).split())}): give less") from error
     except (RuntimeError, OverflowError) as error:
         text = " ".join(str(error).split())
         if bytes_ := re.search(r"you tried to allocate (\d+) bytes", text):

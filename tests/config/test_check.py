@@ -165,7 +165,7 @@ def test_a_mean_needs_a_deviation_above_0():
     ]
     for word in ("data.std=[0.2,0,0.2]", "data.std=[0.2,-0.1,0.2]", "data.mean=[125,123,114]", "data.std=[63,62,67]"):
         [line] = problems(word)
-        assert line.startswith("data.mean=[") and "a std is above 0" in line
+        assert line.startswith("data.mean=[") and "a std is at least 0.001" in line
     assert checked("data.mean=[0,0,0]", "data.std=[1,1,1]").data.std == [1, 1, 1]
 
 
@@ -223,7 +223,10 @@ def test_a_frozen_configuration_is_validated_when_it_is_read_back():
         (["method.hidden_dim=64"], "method.hidden_dim and method.head_norm are settings of a hidden layer"),
         (["augment.crop=[0.5,0.2]"], "augment.crop=[0.5, 0.2] should be [least, largest] share of the image"),
         (["augment.crop=[0,1]"], "augment.crop=[0.0, 1.0] should be [least, largest] share of the image"),
-        (["augment.blur_sigma=[2,1]"], "augment.blur_sigma=[2.0, 1.0] should be [least, largest] in pixels, above 0"),
+        (
+            ["augment.blur_sigma=[2,1]"],
+            "augment.blur_sigma=[2.0, 1.0] should be [least, largest] in pixels, from 0.001 to 1e6",
+        ),
         (["augment.jitter=[0.4,0.4,0.4,0.7]"], "augment.jitter=[0.4, 0.4, 0.4, 0.7] should be four strengths"),
         (["method.momentum_end=1.5"], "method.momentum_end=1.5 should be less than or equal to 1"),
         (["schedule.final=1.5"], "schedule.final=1.5 should be less than or equal to 1"),

@@ -195,3 +195,8 @@ def test_a_classifier_that_diverges_is_a_failure_and_no_score(digits, lr):
 def test_a_classifier_that_only_swings_has_a_score(digits):
     top1, _ = cached(digits, epochs=2, batch_size=300, lr=1e3, weight_decay=0)
     assert 0 < top1 < 100
+
+
+def test_a_batch_may_be_larger_than_the_data(digits):
+    settings = dict(epochs=3, lr=1e-2, weight_decay=0)
+    assert cached(digits, batch_size=10**20, **settings) == cached(digits, batch_size=1200, **settings)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,6 +24,11 @@ Make = Callable[..., Config]
             "simclr",
             ["method.hidden_dim=1e11"],
             r"projection head \[16, 100000000000\] takes 12,800.0 GB \(method.hidden",
+        ),
+        (
+            "simclr",
+            ["model.widths=[8,100000]"],
+            r"a convolution \[100000, 100000, 3, 3\] takes 720.0 GB \(model.widths\)",
         ),
         ("npid", ["feature_dim=1e9"], r"the memory bank \[1437, 1000000000\] takes 11,496.0 GB"),
         ("simclr", ["augment.size=100000"], r"\[64, 3, 100000, 100000\] takes 7,680.0 GB \(batch_size, augment.size\)"),
@@ -63,6 +69,15 @@ def test_an_allocation_that_is_refused_is_named_and_other_errors_are_left_alone(
     with pytest.raises(UserError, match="model=small is too large to count"):
         with memory.allocating("model=small"):
             torch.empty(10**15, 10**15)
+    with pytest.raises(UserError, match="data=digits does not fit into memory .*Unable to allocate .*: give less"):
+        with memory.allocating("data=digits"):
+            np.zeros(10**15)
     with pytest.raises(RuntimeError, match="size of tensor"):
         with memory.allocating("model=small"):
             torch.zeros(2) + torch.zeros(3)
+
+
+def test_images_that_cannot_fit_are_one_line(tiny: Make, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data=digits takes 71,880.0 GB at once, which is not there: give less"):
+        train(tiny("simclr", "data.size=100000"))
+    assert not (tmp_path / "runs").exists()
