@@ -110,7 +110,13 @@ def locked(path: Path) -> Iterator[None]:
         UserError: the file system has no locks, the file cannot be written, or a process keeps the lock.
     """
     with writing(path):
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except PermissionError:
+            if not os.path.exists(path):
+                raise
+            # Somebody else's, which can be locked all the same.
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         _lock(file, path)
         with contextlib.suppress(OSError):  # for others to read alone

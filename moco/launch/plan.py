@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from moco.errors import UserError
+from moco.io import Unwritable
 from moco.launch import slurm_client as slurm
 from moco.launch.data import refuse_changed, refuse_missing
 from moco.launch.job import Task
@@ -91,9 +92,8 @@ def launch(tasks: Sequence[Task], options: LauncherOptions, sweep: Sweep, rerun:
     with sweep.claim():  # of two launchers at once, the second finds the first one's jobs
         start, waiting, ends = plan(tasks, rerun)
         before = sweep.record(names)
-        for task in start:
-            task.freeze(uuid.uuid4().hex if rerun else None)
         done = len(tasks) - len(start) - len(waiting)
+        start = _frozen(start, uuid.uuid4().hex if rerun else None, ends)
         runs = counted(len(tasks), "run")
         print(f"sweep {sweep.name}: {runs}, {done} done, {len(waiting)} running elsewhere, {len(start)} to start")
         for line in filter(None, [erased(start) if rerun else "", *differing(tasks, start)]):
@@ -109,6 +109,19 @@ def launch(tasks: Sequence[Task], options: LauncherOptions, sweep: Sweep, rerun:
     ends |= launcher.finish()
     report(tasks, ends)
     return ends
+
+
+def _frozen(tasks: Sequence[Task], order: str | None, ends: dict[Path, State]) -> list[Task]:
+    """The tasks whose folders are ready for their jobs; one that cannot be written is named, and the others go on."""
+    ready = []
+    for task in tasks:
+        try:
+            task.freeze(order)
+            ready.append(task)
+        except Unwritable as error:
+            ends[task.run.folder] = State.FAILED
+            print(f"error: {task.label}: {error}", file=sys.stderr)
+    return ready
 
 
 def counted(number: int, noun: str) -> str:

@@ -6,6 +6,7 @@ import json
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -13,12 +14,13 @@ from typing import TYPE_CHECKING
 
 from moco.config.places import CODE, INSTALLED
 from moco.errors import UserError
-from moco.io import Json, read_json, write_atomic, write_json
+from moco.io import Json, Unwritable, read_json, write_atomic, write_json
 
 if TYPE_CHECKING:
     import torch
 
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "wandb", "submitit", "timm", "moco-sweeps")
+GIT_SECONDS = 60.0  # for git to answer
 FROZEN = CODE / "snapshot.json"  # in a snapshot: the git_state that it was made from
 
 
@@ -30,13 +32,16 @@ def git_state() -> tuple[str | None, str]:
     if INSTALLED:  # in whatever checkout the environment may lie, it is not this code's
         return None, ""
     try:
-        return _git("rev-parse", "HEAD").strip(), _git("diff", "HEAD")
-    except (OSError, subprocess.CalledProcessError):
+        return _git("rev-parse", "HEAD").strip(), _git("diff", "--no-ext-diff", "--no-color", "HEAD")
+    except (OSError, subprocess.SubprocessError):
         return None, ""
 
 
 def _git(*words: str) -> str:
-    return subprocess.run(["git", "-C", str(CODE), *words], capture_output=True, text=True, check=True).stdout
+    """What git prints; bytes that are not UTF-8 are kept as Python keeps them in names of files."""
+    command = ["git", "-C", str(CODE), *words]
+    done = subprocess.run(command, capture_output=True, check=True, timeout=GIT_SECONDS)
+    return done.stdout.decode(errors="surrogateescape")
 
 
 def snapshot(folder: Path) -> Path:
@@ -48,7 +53,8 @@ def snapshot(folder: Path) -> Path:
     commit, diff = git_state()
     if commit is None:
         raise UserError("snapshot=true copies what git tracks, and this is not a git checkout: leave snapshot out")
-    target = folder / f"code-{commit[:10]}-{hashlib.sha256(diff.encode()).hexdigest()[:6]}"
+    changes = hashlib.sha256(diff.encode(errors="surrogateescape")).hexdigest()
+    target = folder / f"code-{commit[:10]}-{changes[:6]}"
     if not target.exists():
         aside = Path(tempfile.mkdtemp(dir=folder))
         for name in filter(None, _git("ls-files", "-z").split("\0")):
@@ -62,7 +68,14 @@ def snapshot(folder: Path) -> Path:
 
 
 def record(folder: Path, device: "torch.device", precision: str) -> None:
-    """Adds the attempt that begins to provenance.json in a run's folder, with git.diff beside it."""
+    """Adds the attempt that begins to provenance.json in a run's folder, with git.diff beside it; never stops a run."""
+    try:
+        _record(folder, device, precision)
+    except (Unwritable, OSError, ValueError) as error:  # a result without its origin is worth more than none
+        print(f"warning: provenance.json is not written ({error})", file=sys.stderr, flush=True)
+
+
+def _record(folder: Path, device: "torch.device", precision: str) -> None:
     path = folder / "provenance.json"
     commit, diff = git_state()
     attempts = read_json(path)
@@ -86,7 +99,7 @@ def collect(device: "torch.device") -> dict[str, Json]:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        lines = info.read_text().splitlines()
+        lines = info.read_text(errors="replace").splitlines()
         cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
     return {
         "python": platform.python_version(),

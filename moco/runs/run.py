@@ -15,6 +15,7 @@ runs/<method>-<model>-<data>-<id>/
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -212,6 +213,11 @@ class Run:
         there = next(path for path in (self.folder, *self.folder.absolute().parents) if os.path.lexists(path))
         if not there.is_dir():
             raise UserError(f"{there} is not a folder: give another runs_dir")
+        # What is done needs no right to write.
+        needed = os.X_OK | (os.R_OK if self.result else os.W_OK)
+        if not os.access(there, needed):
+            with writing(self.folder):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         if there != self.folder:
             return
         for name in FILES:
