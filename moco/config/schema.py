@@ -151,11 +151,8 @@ class Data(Component):
         if (self.mean is None) != (self.std is None):
             there, lacking = ("mean", "std") if self.mean else ("std", "mean")
             raise ValueError(f"data.{there} is given without data.{lacking}: give both, or neither")
-        if (
-            self.mean
-            and self.std
-            and not (all(0 <= m <= 1 for m in self.mean) and all(0.001 <= s <= 1 for s in self.std))
-        ):
+        mean, std = self.mean or [0.0], self.std or [1.0]
+        if min(mean) < 0 or max(mean) > 1 or min(std) < 0.001 or max(std) > 1:
             raise ValueError(
                 f"data.mean={self.mean} and data.std={self.std} are of pixels between 0 and 1, where a std is at "
                 "least 0.001: divide those of pixels up to 255 by 255"
