@@ -19,6 +19,7 @@ def call(words: Sequence[str]) -> object:
     except SystemExit as end:
         return end.code
     finally:
+        sys.stdout.flush()
         GlobalHydra.instance().clear()
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 Schema = TypeVar("Schema", bound=BaseModel)
+HIDDEN_LAYER: dict[str, object] = {"hidden_dim": None, "head_norm": False}  # settings of it, and none
 MAY_BE_EMPTY = ("recipe", "sweeps")  # groups
 
 
@@ -88,6 +89,7 @@ def _fit(
                 fitted[key] = None
                 if refused(key):
                     problems.append(f"{key}={value} is not used by method={method.get('name')}: leave {key} out")
+        fitted["method"] = _without_hidden_layer(method, typed)
     for group in Config.COMPONENTS:
         section = fitted.get(group)
         if (
@@ -111,6 +113,13 @@ def _fit(
             if (kind := wrong_kind(takes, key, section[key]))
         ]
     return fitted, problems
+
+
+def _without_hidden_layer(method: Mapping[str, object], typed: frozenset[str] | None) -> dict[str, object]:
+    """The method's section; of a head of one layer without the settings of the other layer that a recipe brought along."""
+    untyped = [key for key in HIDDEN_LAYER if typed is not None and f"method.{key}" not in typed]
+    dropped = {key: HIDDEN_LAYER[key] for key in untyped if key in method and method.get("head_layers") == 1}
+    return {**method, **dropped}
 
 
 def _shown(value: object) -> str:
