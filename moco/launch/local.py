@@ -99,6 +99,7 @@ class LocalLauncher:
         self.running: list[Running] = []
         self.ends: dict[Path, State] = {}
         self.failures, self.look = 0, 0.0
+        self.warned: set[str] = set()
 
     def begin(self, start: Sequence[Task], waiting: Sequence[Task]) -> None:
         """Takes the tasks; nothing runs yet."""
@@ -217,6 +218,10 @@ class LocalLauncher:
         score = f"  {value:.2f}" if value is not None else ""
         took = "elsewhere" if seconds is None else duration(seconds)
         _say(f"[{len(self.ends)}/{self.total}] {state}  {task.label}{score}  ({took})", sys.stdout)
+        for line in task.run.warnings():
+            if line not in self.warned:  # of many points that share one, the first
+                self.warned.add(line)
+                _say(f"    {line}")
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

@@ -302,6 +302,15 @@ class Run:
                 return file.read().decode(errors="replace").splitlines()[-n:]
         return []
 
+    def warnings(self) -> list[str]:
+        """What its job's log warns of, in the log's last megabyte; each line once."""
+        job = self.job()
+        with contextlib.suppress(OSError), open(job.log if job else "", "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 1_000_000))
+            lines = file.read().decode(errors="replace").splitlines()
+            return list(dict.fromkeys(line for line in lines if line.startswith("warning: ")))
+        return []
+
     def clear(self, *kept: str) -> None:
         """Removes what earlier attempts left; the lease, the configuration and the files of these names stay."""
         orders = sorted(self.folder.glob("again.*"))  # last, so that a clearing cut short is done again

@@ -71,7 +71,7 @@ def test_a_new_run_that_cannot_be_written_is_one_line(cwd: Path) -> None:
     for words in (SINGLE, ["-m", *WORDS, "seed=0,1"]):
         answer = by_nobody(cwd, *words)
         assert answer.returncode == 1 and len(answer.stderr.splitlines()) == 1, answer.stderr
-        assert "Permission denied" in answer.stderr and "ask root, whose folder it is, or" in answer.stderr
+        assert "(Permission denied): " in answer.stderr and "give another" in answer.stderr
     assert files(cwd) == [cwd / "runs"]
 
 

@@ -267,3 +267,12 @@ def test_a_configuration_is_validated_where_it_is_used_and_flat_where_many_are_r
     path.write_text("[]")
     with pytest.raises(UserError, match=r"config.json does not hold a configuration"):
         _ = run.flat_config
+
+
+def test_warnings_of_a_job_are_read_from_its_log(run: Run, tmp_path: Path) -> None:
+    assert run.warnings() == []
+    log = tmp_path / "log"
+    run.note_job("1", log, "local", "s")
+    assert run.warnings() == []
+    log.write_bytes(b"warning: one\nepoch 1\nwarning: \xff two\nwarning: one\n")
+    assert run.warnings() == ["warning: one", "warning: \ufffd two"]

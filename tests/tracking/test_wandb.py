@@ -183,3 +183,11 @@ def test_hydra_does_not_offer_wandbs_sweeps() -> None:
     assert [path.stem for path in SWEEPS] == ["moco", "simclr"]
     [line] = [line for line in help_text(composed()).splitlines() if line.startswith("  sweeps: ")]
     assert "wandb" not in line and "temperature" in line
+
+
+def test_a_sweeps_launcher_repeats_what_tracking_warns_of_once(tmp_path: Path) -> None:
+    words = [*METHODS["simclr"], *TINY, "epochs=1", "tracker=wandb", "tracker.mode=online", "seed=0,1"]
+    shown = python(str(ROOT / "train.py"), "-m", *words, "hydra.launcher.devices=cpu", cwd=tmp_path, **os.environ)
+    assert shown.returncode == 0, shown.stderr
+    assert (shown.stdout + shown.stderr).count("warning: wandb cannot go online (wandb has no key for") == 1
+    assert len(list(tmp_path.glob("runs/*/wandb/offline-run-*/whole"))) == 2
