@@ -29,7 +29,8 @@ def try_backbone(encoder: nn.Module, name: str, images: Mapping[str, Tensor]) ->
         raise UserError(f"model={name} does not say how many features it gives: it needs an attribute num_features")
     for kind, x in images.items():
         size = "x".join(map(str, x.shape[2:]))
-        with _refused(f"model={name} does not take {kind} of {size} pixels", "give another size, or another model"):
+        remedy = f"give another size, another model, or +model.img_size={x.shape[-1]} where the model has that option"
+        with _refused(f"model={name} does not take {kind} of {size} pixels", remedy):
             with eval_mode(encoder), torch.no_grad():
                 h = encoder(x)
         if not isinstance(h, Tensor) or h.shape != (len(x), num_features):
