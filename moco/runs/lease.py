@@ -244,16 +244,28 @@ def silence(path: Path) -> float:
 
 
 def _clock(folder: Path) -> float:
-    """The time that a file gets which is written there now; this host's own for who may not write there."""
+    """The time that a file gets which is written there now; this host's own for who may not write there.
+
+    It is asked for once a minute on each file system, since a look at a sweep asks for many runs.
+    """
+    now, device = time.monotonic(), os.stat(folder).st_dev
+    asked, ahead = _clocks.get(device, (float("-inf"), 0.0))
+    if now - asked < 60:
+        return now + ahead
     probe = folder / f".clock.{os.getpid()}.{threading.get_ident()}"
     try:
         with open(probe, "wb") as file:
-            return os.fstat(file.fileno()).st_mtime
+            stamp = os.fstat(file.fileno()).st_mtime
     except OSError:
         return time.time()
     finally:
         with contextlib.suppress(OSError):
             probe.unlink()
+    _clocks[device] = now, stamp - now
+    return stamp
+
+
+_clocks: dict[int, tuple[float, float]] = {}  # by file system: when it was asked, and how far it is ahead of monotonic
 
 
 def machine() -> str:
