@@ -63,9 +63,7 @@ class Composer:
         own = values.pop("hydra")
         for part in ONE_FOR_ALL:
             if own[part] != self.hydra[part]:
-                raise UserError(
-                    f"{' '.join(words)} sets hydra.{part}, which is one for all points of a sweep: {ELSEWHERE}"
-                )
+                raise UserError(f"it sets hydra.{part}, which is one for all points of a sweep: {ELSEWHERE}")
         return OmegaConf.create(values), {str(key): value for key, value in values.items()}
 
     def _plain(self, override: Override) -> bool:

@@ -84,28 +84,13 @@ def launch(tasks: Sequence[Task], options: LauncherOptions, sweep: Sweep, rerun:
         with contextlib.suppress(UserError):
             sweep.record(names)
         print(f"sweep {sweep.name}: {counted(len(tasks), 'run')}, {len(tasks)} done, 0 running elsewhere, 0 to start")
-        print("\n".join(differing(tasks, [])), end="")
+        for line in differing(tasks, []):
+            print(line)
         return {task.run.folder: State.DONE for task in tasks}
     if isinstance(options, LocalOptions):  # a cluster's nodes may see other disks
         refuse_missing([task for task in tasks if rerun or task.state() != State.DONE])
     refuse_models(task for task in tasks if rerun or task.state() != State.DONE)
-    with sweep.claim():  # of two launchers at once, the second finds the first one's jobs
-        start, waiting, ends = plan(tasks, rerun)
-        before = sweep.record(names)
-        done = len(tasks) - len(start) - len(waiting)
-        start = _frozen(start, uuid.uuid4().hex if rerun else None, ends)
-        runs = counted(len(tasks), "run")
-        print(f"sweep {sweep.name}: {runs}, {done} done, {len(waiting)} running elsewhere, {len(start)} to start")
-        for line in filter(None, [erased(start) if rerun else "", *differing(tasks, start)]):
-            print(line)
-        sys.stdout.flush()
-        try:
-            launcher.begin(start, waiting)
-        except BaseException:  # Ctrl-C too
-            for task in start:
-                task.undo()
-            sweep.restore(before)
-            raise
+    ends = _begin(launcher, sweep, tasks, rerun)
     ends |= launcher.finish()
     report(tasks, ends)
     return ends
@@ -122,6 +107,34 @@ def _frozen(tasks: Sequence[Task], order: str | None, ends: dict[Path, State]) -
             ends[task.run.folder] = State.FAILED
             print(f"error: {task.label}: {error}", file=sys.stderr)
     return ready
+
+
+def _begin(launcher: Launcher, sweep: Sweep, tasks: Sequence[Task], rerun: bool) -> dict[Path, State]:
+    """Plans, freezes and gives to the launcher; the ends that are known already.
+
+    Raises:
+        UserError: it is refused, or Ctrl-C came; nothing of it stays.
+    """
+    with sweep.claim():  # of two launchers at once, the second finds the first one's jobs
+        start, waiting, ends = plan(tasks, rerun)
+        before = sweep.record([task.run.folder.name for task in tasks])
+        done, all_to_start = len(tasks) - len(start) - len(waiting), start
+        try:
+            start = _frozen(start, uuid.uuid4().hex if rerun else None, ends)
+            runs = counted(len(tasks), "run")
+            print(f"sweep {sweep.name}: {runs}, {done} done, {len(waiting)} running elsewhere, {len(start)} to start")
+            for line in filter(None, [erased(start) if rerun else "", *differing(tasks, start)]):
+                print(line)
+            sys.stdout.flush()
+            launcher.begin(start, waiting)
+        except BaseException as error:
+            for task in all_to_start:
+                task.undo()
+            sweep.restore(before)
+            if isinstance(error, KeyboardInterrupt):
+                raise UserError("interrupted before anything was started: nothing has changed") from error
+            raise
+    return ends
 
 
 def counted(number: int, noun: str) -> str:
@@ -190,7 +203,7 @@ def reason(run: Run, end: State) -> tuple[str, ...]:
     if end in (State.STOPPED, State.PENDING, State.CANCELLED):
         return ()
     lines = run.failure().splitlines()
-    return tuple(lines[-TAIL:] or run.log_tail(TAIL))
+    return tuple(lines[-TAIL - 1 :] or run.log_tail(TAIL))  # with a head
 
 
 def exit_code(ends: Mapping[Path, State]) -> int:

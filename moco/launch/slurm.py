@@ -229,9 +229,10 @@ class Part:
 
 def _ended(tasks: Sequence[Task], queue: slurm.Queue) -> list[tuple[Task, State]]:
     """Those of the tasks that have ended, and how."""
-    ended = []
+    ended = list[tuple[Task, State]]()
     for task in tasks:
         state = slurm.corrected(task.run, task.state(), queue)
         if state not in (State.RUNNING, State.QUEUED) and not slurm.queued_job(task.run, queue):
-            ended.append((task, slurm.explain(task.run, state, queue)))
+            state = slurm.explain(task.run, state, queue)
+            ended.append((task, State.KILLED if state == State.PENDING else state))  # its job is gone without a word
     return ended

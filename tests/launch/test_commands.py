@@ -9,6 +9,7 @@ import yaml
 from common import ROOT, python
 from sweeping import SHORT, TRAIN, results
 
+from hydra_plugins.moco.sweepers import _typed
 from moco.runs.sweep import Sweep
 
 LINEAR_EVAL = str(ROOT / "linear_eval.py")
@@ -110,7 +111,7 @@ def test_what_files_say_of_launchers_is_heeded_or_refused(tmp_path: Path) -> Non
         folder.mkdir(parents=True)
     text = "# @package _global_\ndefaults:\n  - override /hydra/launcher: slurm\nhydra:\n  mode: MULTIRUN\n"
     text += "  launcher:\n    dry_run: true\n    partition: p\n  sweeper:\n    params:\n      seed: 0,1\n"
-    (sweeps / "mine.yaml").write_text(text + "      k: 5\n      data.root: null\n      compile: false\n")
+    (sweeps / "mine.yaml").write_text(text + "      k: 5\n      compile: false\n")
     (recipes / "mine.yaml").write_text("# @package _global_\nhydra:\n  launcher:\n    dry_run: true\n")
     conf = ["--config-dir", str(tmp_path / "conf")]
     short = [word for word in SHORT if not word.startswith("hydra")]
@@ -118,8 +119,12 @@ def test_what_files_say_of_launchers_is_heeded_or_refused(tmp_path: Path) -> Non
     assert answer.returncode == 0 and answer.stdout.count("seed=") == 2 and list(cwd.iterdir()) == [], answer.stderr
     alone = python(TRAIN, *conf, *short, "recipe=mine", cwd=cwd)
     assert alone.returncode == 0 and alone.stdout.startswith("id ") and list(cwd.iterdir()) == [], alone.stderr
-    said = refused(cwd, TRAIN, *conf, "-m", *short, "recipe=mine,null")
-    assert len(said) == 1 and "sets hydra.launcher, which is one for all points of a sweep" in said[0], said
+    said = refused(cwd, TRAIN, *conf, "-m", *short, "recipe=mine,quickstart")
+    assert len(said) == 1 and said[0].startswith("error: recipe=mine: it sets hydra.launcher, which is one"), said
+
+
+def test_values_of_a_sweeps_file_are_those_that_yaml_means() -> None:
+    assert [_typed(value) for value in (None, True, 0.1, "0,1")] == ["null", "true", "0.1", "0,1"]
 
 
 def test_words_for_a_launcher_launch_a_single_run(tmp_path: Path) -> None:
@@ -222,7 +227,7 @@ def test_optuna_gets_the_objective_of_each_batch(tmp_path: Path) -> None:
     best = yaml.safe_load((tmp_path / "runs/sweeps/optimization_results.yaml").read_text())
     assert len(scores) == 4 and best["best_value"] == max(scores)
     assert [path.parent.name for path in tmp_path.glob("runs/sweeps/*/sweep.json")] == ["temperature"]
-    dry_run = python(TRAIN, "-m", *words, DRY, cwd=tmp_path)
+    dry_run = python(TRAIN, "-m", *words, DRY, cwd=tmp_path, PYTHONWARNINGS="default")
     assert dry_run.returncode == 0 and "a dry run shows the first points" in dry_run.stdout, dry_run.stderr
-    bad = python(TRAIN, "-m", *words, "temperature=interval(-2,-1)", cwd=tmp_path)
+    bad = python(TRAIN, "-m", *words, "temperature=interval(-2,-1)", cwd=tmp_path, PYTHONWARNINGS="default")
     assert bad.returncode == 1 and "Traceback" not in bad.stderr and "should be greater than 0" in bad.stderr

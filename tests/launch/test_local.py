@@ -191,7 +191,7 @@ def test_ctrl_c_takes_back_an_order_whose_job_has_not_begun(tmp_path: Path, swee
     assert python(TRAIN, "-m", *words, cwd=tmp_path).returncode == 0
     first = results(tmp_path)
     launcher = sweep(*words, "rerun=true", "hydra.launcher.setup=['sleep 60']")
-    wait_for(lambda: list(tmp_path.glob("runs/*/again.knn")))
+    wait_for(lambda: len(list(tmp_path.glob("runs/sweeps/seed/jobs/*_submitted.pkl"))) > 2)
     launcher.send_signal(signal.SIGINT)
     output = launcher.communicate(timeout=300)[0]
     assert launcher.returncode == 75 and "rerun=true erases 2 results, each when its job begins" in output, output

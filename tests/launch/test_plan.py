@@ -114,6 +114,22 @@ def test_what_is_refused_takes_back_the_order_to_begin_again(
     assert not list((runs / "sweeps").rglob("*.json"))
 
 
+def test_ctrl_c_before_anything_was_started_takes_all_back(
+    tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: Task, launch: str | None = None) -> None:
+        if self.label == "seed=1":
+            raise KeyboardInterrupt
+        freeze(self, launch)
+
+    freeze = Task.freeze
+    monkeypatch.setattr(Task, "freeze", interrupted)
+    tasks = [Task(Run(tmp_path / "runs" / f"run-{i}"), tiny("moco", f"seed={i}"), (), f"seed={i}") for i in range(3)]
+    with pytest.raises(UserError, match="^interrupted before anything was started: nothing has changed$"):
+        plan.launch(tasks, LocalOptions(), Sweep(tmp_path / "runs", "s"))
+    assert not (tmp_path / "runs").exists()
+
+
 def test_the_plan_and_its_dry_run(tmp_path: Path, tiny: Tiny, finish: Callable[..., Path]) -> None:
     config = tiny()
     tasks = [Task(Run(tmp_path / f"moco-small-digits-{name}"), config, (), name) for name in "abcd"]
