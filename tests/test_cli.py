@@ -34,7 +34,7 @@ def test_sweep_then_linear_evaluation_then_table(trained: Path) -> None:
     probe = python(
         LINEAR, f"run={folders[0].name}", "probe=cached", "probe.epochs=3", "tracker=none", "device=cpu", cwd=trained
     )
-    assert probe.returncode == 0 and "linear on cached features" in probe.stdout, probe.stderr
+    assert probe.returncode == 0 and "Linear (cached)" in probe.stdout, probe.stderr
     again = python(LINEAR, f"run={folders[0]}", "probe=cached", "probe.epochs=3", "tracker=none", cwd=trained)
     assert again.returncode == 0 and "has its linear evaluation" in again.stdout
     table = python("-m", "moco", "table", cwd=trained)
@@ -71,41 +71,6 @@ def test_status_logs_and_export(trained: Path) -> None:
         assert len(refused.stderr.splitlines()) == 1
     code = exported.stdout.partition("\n\n")[2]
     assert python("-c", code, cwd=trained, PYTHONPATH=str(ROOT)).returncode == 0
-
-
-@pytest.mark.parametrize(
-    "words, message",
-    [
-        (["temprature=3"], "unknown key temprature: did you mean temperature?"),
-        (["+temprature=3"], "unknown key temprature: did you mean temperature?"),
-        (["m=many"], "m=many should be a valid integer"),
-        (["temperature=0"], "temperature=0 should be greater than 0"),
-        (["method=simclr", "m=4096"], "m=4096 is not used by method=simclr: leave m out"),
-        (["method=npid", "m=9000", "data=digits"], "m=9000 is more than the 1437 training images"),
-        (["data=digits", "k=1500", "batch_size=64"], "k=1500 is more than the 1437"),
-        (["data=digits", "batch_size=2000"], "batch_size=2000 is more than the 1437 training images"),
-        (["data=image_folder", "data.root=nowhere"], "/nowhere has no folder train/"),
-        (["data=digits", "+augment.blurr=1"], "unknown key augment.blurr: did you mean augment.blur?"),
-        (["data=digits", "batch_size=60"], "splits=8"),
-        (["m=0"], "m=0 is no queue"),
-        (["augment.crop=[0.5,0.2]"], "augment.crop=[0.5, 0.2] should be [least, largest]"),
-        (["augment.blur_sigma=[2,1]"], "augment.blur_sigma=[2.0, 1.0] should be [least, largest]"),
-        (["augment.jitter=[0.4,0.4,0.4,0.7]"], "hue at most 0.5"),
-        (["method.hidden_dim=64"], "method.hidden_dim and method.head_norm are of a hidden layer"),
-        (["schedule.warmup_epochs=200"], "schedule.warmup_epochs=200.0 leaves nothing of epochs=200"),
-    ],
-)
-def test_bad_input_is_one_line_and_writes_nothing(words: list[str], message: str, tmp_path: Path) -> None:
-    answer = python(TRAIN, *words, "tracker=none", "device=cpu", cwd=tmp_path)
-    assert answer.returncode == 1 and answer.stdout == ""
-    assert message in answer.stderr and len(answer.stderr.splitlines()) == 1, answer.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_linear_evaluation_of_nothing(tmp_path: Path) -> None:
-    for words, message in ((["run=abcdef"], "there is no run abcdef in runs"), ([], "run is missing: give")):
-        answer = python(LINEAR, *words, cwd=tmp_path)
-        assert answer.returncode == 1 and message in answer.stderr and len(answer.stderr.splitlines()) == 1
 
 
 def test_help_loads_no_torch_and_explains_the_keys(tmp_path: Path) -> None:
@@ -145,7 +110,7 @@ def test_sigterm_saves_with_its_own_exit_code_and_the_command_goes_on(tmp_path: 
         assert time.time() < deadline and process.poll() is None
         time.sleep(0.1)
     second = python(*words, cwd=tmp_path)
-    assert second.returncode == 1 and f"is being trained by process {process.pid} on" in second.stderr
+    assert second.returncode == 1 and f"is held by process {process.pid} on" in second.stderr
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 75
     status = python("-m", "moco", "status", cwd=tmp_path)
