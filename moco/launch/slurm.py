@@ -57,7 +57,8 @@ class SlurmLauncher:
         for task in waiting:
             task.run.count_on(self.sweep.name)
         if more:
-            print(f"{len(more)} jobs wait for another job of their run, which does something else")
+            jobs = "1 job waits" if len(more) == 1 else f"{len(more)} jobs wait"
+            print(f"{jobs} for another job of the same run, which does something else")
 
     def finish(self) -> dict[Path, State]:
         """Follows the tasks, and those that run elsewhere, to their ends where wait=true."""

@@ -311,6 +311,35 @@ def test_a_partition_that_does_not_exist(slurm, tmp_path):
     [line] = refused.stderr.splitlines()
     assert line.startswith("error: sbatch refused: ") and "nvalid partition" in line
     assert jobs(slurm) == before
+    assert not runs(tmp_path) and not list(tmp_path.rglob("sweep.json"))
+
+
+def test_a_queued_order_that_is_cancelled_and_work_beside_a_queued_job(slurm, tmp_path, closed):
+    """What was done stays; a linear evaluation waits for the training that is queued; the partition's own time limit holds."""
+    words = ["epochs=1", "seed=0,1", "hydra.launcher.timeout_min=null"]
+    closed()
+    assert sweep(slurm, tmp_path, *words, WAIT).returncode == 0
+    before = [read(run / "result.json") for run in runs(tmp_path)]
+    slurm.run("scontrol", "update", "PartitionName=normal", "State=DOWN")
+    again = sweep(slurm, tmp_path, *words, "rerun=true")
+    assert again.returncode == 0 and "rerun=true erases 2 results" in again.stdout, again.stderr
+    assert slurm.job(job_of(runs(tmp_path)[0]))["TimeLimit"] in ("UNLIMITED", "Partition_Limit")
+    slurm.run("scancel", "--user=root")
+    wait_until(lambda: not slurm.run("squeue", "--noheader"), 60, "an empty queue")
+    plain = sweep(slurm, tmp_path, *words)
+    assert "2 runs, 2 done" in plain.stdout and [read(run / "result.json") for run in runs(tmp_path)] == before
+
+    waiting = jobs(slurm)
+    assert sweep(slurm, tmp_path, "epochs=1", "seed=2").returncode == 0
+    probe = ["linear_eval=true", "probe=cached", "probe.epochs=1"]
+    for said in ("1 job waits for another job of the same run", "0 to start"):
+        more = sweep(slurm, tmp_path, "epochs=1", "seed=2", *probe)
+        assert more.returncode == 0 and said in more.stdout, more.stdout + more.stderr
+    assert len(jobs(slurm) - waiting) == 2
+    closed()
+    third = next(run for run in runs(tmp_path) if configuration(run)["seed"] == 2)
+    slurm.wait_job(job_of(third), "COMPLETED", timeout=300)
+    assert {"knn/top1", "linear_cached/top1"} <= set(read(third / "result.json"))
 
 
 def test_no_slurm_on_the_path(slurm, tmp_path):
