@@ -99,7 +99,9 @@ def _fit(
         ):
             continue
         takes = taken_by(str(section["_target_"]))
-        unused = [key for key in foreign if not takes.any and key not in takes.names]
+        # A target that takes every name, as timm's do, would get what a recipe set for another choice.
+        of_others = {key for key in keys_of_some(group) if typed is not None and f"{group}.{key}" not in typed}
+        unused = [key for key in foreign if key not in takes.names and (not takes.any or key in of_others)]
         fitted[group] = {key: value for key, value in section.items() if key not in unused}
         listed = ", ".join(takes.names)
         problems += [

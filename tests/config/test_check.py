@@ -133,6 +133,9 @@ def test_what_a_recipe_brings_along_and_the_method_does_not_use_is_dropped():
     assert config.epochs == 20 and config.method.temperature == 0.5
     other = checked("recipe=quickstart", "model=resnet18")  # and widths and stem_stride, for the small ResNet
     assert set(other.model.arguments()) == {"_target_", "architecture", "stem", "pretrained"}
+    # timm's models take options of any name, of which those that were typed and those of nobody else stay.
+    timm = checked("recipe=quickstart", "model=timm", "+model.stem=cifar", "+model.depths=[1,1]")
+    assert set(timm.model.arguments()) == {"_target_", "architecture", "pretrained", "stem", "depths"}
 
 
 def test_a_method_may_do_without_a_temperature():
