@@ -50,6 +50,12 @@ def test_all_bad_points_are_told_at_once() -> None:
     assert said[0] == "method=mocco: no such choice"
 
 
+def test_runs_may_lie_under_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    [task] = tasks("runs_dir='~/x'")
+    assert task.run.folder.parent == Sweep("~/x", "s").runs_dir == tmp_path / "x"
+
+
 def test_what_a_recipe_brings_along_is_dropped_and_what_is_typed_is_refused() -> None:
     both = preflight(points("recipe=quickstart method=moco", "recipe=quickstart method=simclr"))
     assert [task.config and task.config.m for task in both] == [1024, None]
