@@ -9,6 +9,7 @@ from folders import SIZES, write_sweep
 
 from moco.analysis.records import Size, fold, load, look, read, states
 from moco.errors import UserError
+from moco.launch.slurm_client import Queue
 from moco.protocols import KNN, LINEAR, LINEAR_CACHED
 from moco.runs.run import Run, all_runs
 from moco.runs.state import State
@@ -87,7 +88,7 @@ def test_states_of_what_is_there_and_what_is_not(finish, tmp_path: Path) -> None
     broken = finish("seed=3", epochs=3)
     (broken / "lease.json").write_text('{"machine": 3}')
     runs = [Run(folder) for folder in (done, half, failed, broken)]
-    assert states(runs, {}) == [State.DONE, State.PENDING, State.FAILED, State.DAMAGED]
+    assert states(runs, Queue({})) == [State.DONE, State.PENDING, State.FAILED, State.DAMAGED]
     assert look([*runs[:1], Run(tmp_path / "runs" / "moco-x-y-absentabse")])[1] == [State.DONE, State.MISSING]
     with runs[1].lease():
         assert states(runs[1:2]) == [State.RUNNING]

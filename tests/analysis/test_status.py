@@ -23,7 +23,7 @@ from moco.__main__ import main
 from moco.analysis import status
 from moco.analysis.status import Standing, standings, text
 from moco.io import write_json
-from moco.launch.slurm_client import QueueEntry
+from moco.launch.slurm_client import Queue, QueueEntry
 from moco.runs.lease import Holder, Place, born, machine
 from moco.runs.run import Run, all_runs
 from moco.runs.state import State
@@ -64,7 +64,7 @@ def runs(finish: Callable[..., Path]) -> list[Run]:
 
 def test_standings_are_what_the_folders_and_the_queue_say(runs: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:
     runs[3].note_job("12_3", "log", "slurm", "s")
-    monkeypatch.setattr(status.slurm, "queued", lambda runs: {"12_3": QueueEntry("PENDING", "Resources")})
+    monkeypatch.setattr(status.slurm, "queued", lambda runs: Queue({"12_3": QueueEntry("PENDING", "Resources")}))
     done, running, failed, queued = standings(runs)
     assert done == Standing(runs[0].id, State.DONE, "seed=0", 200, 200, done.loss, 81.0, 85.0)
     assert (running.state, running.epoch, running.epochs, running.loss) == (State.RUNNING, 31, 200, 6.5)
