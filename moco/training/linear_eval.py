@@ -14,7 +14,7 @@ from moco.runs.lease import BY_HAND, Lease, Place, Stopped
 from moco.runs.run import Run
 from moco.runs.settings import other_settings
 from moco.tracking.tracker import open_tracker
-from moco.training.pretrain import now, number, scored, summary
+from moco.training.pretrain import look, now, number, scored, summary
 from moco.training.progress import SHOW_EVERY, Progress
 from moco.training.same_data import check_images
 
@@ -38,12 +38,8 @@ def linear_eval(run: Run, asked: LinearEval, place: Place = BY_HAND) -> float:
         UserError: the run is not done, or its checkpoint is unusable.
         Stopped: a signal came; the checkpoint is saved.
     """
-    run.inspect()
-    if asked.device not in ("auto", "cpu"):  # as in train
-        from moco.training.device import choose_device
-
-        choose_device(asked.device)
-    protocol, config, result = LINEAR_PROTOCOLS[asked.probe.name], run.config, run.result
+    look(run, asked.device)
+    protocol, result = LINEAR_PROTOCOLS[asked.probe.name], run.result
     if result is None:
         raise UserError(f"{run.folder} is {run.state()}, not done: train it to its end first")
     if not scored(result, KNN):
@@ -58,25 +54,32 @@ def linear_eval(run: Run, asked: LinearEval, place: Place = BY_HAND) -> float:
         print(
             f"{run.folder} has its linear evaluation ({protocol.probe}): {summary(result)}{other} (rerun=true repeats it)"
         )
-        return number(result, protocol.top1)
+    else:
+        result = _evaluate(run, asked, place, protocol, rerun)
+        print(f"{run.folder}: {summary(result)}")
+    return number(result, protocol.top1)
+
+
+def _evaluate(run: Run, asked: LinearEval, place: Place, protocol: Protocol, rerun: bool) -> dict[str, Json]:
+    """Builds, fits the classifier and adds its accuracies to the result, which it returns."""
     from moco.tracking.environment import check_environment
     from moco.training.checkpoint import load_encoder
     from moco.training.components import Components
     from moco.training.signals import Signals
 
     check_environment(asked.tracker)
-
+    config = run.config
     with Signals() as signals:
         stand(run.folder)
         parts = Components(_moved(config, asked.data.root), asked.device, pretrained=False)
         check_images(run, parts.data_described, "give data.root=<where they are>")
         load_encoder(run, parts.encoder).to(parts.device)
         with run.lease("linear_eval", str(parts.device), place, lambda: signals.received) as lease:
-            result = run.result or result  # another process may have added to it meanwhile
+            result = run.result or {}  # another process may have added to it meanwhile
             if rerun:
                 _forget(run, result, protocol)
             elif protocol.top1 in result:
-                return number(result, protocol.top1)
+                return result
             with open_tracker(asked.tracker, run, config, "linear_eval", place) as tracker:
                 tracker.catch_up(run.metrics())
                 accuracy = Evaluation(run, parts, asked, lease, signals).fit()
@@ -87,8 +90,7 @@ def linear_eval(run: Run, asked: LinearEval, place: Place = BY_HAND) -> float:
                 tracker.log(int(number(result, "steps")), line)
                 _add(result, protocol, scores, _described(asked, parts))
                 run.write_result(result)
-    print(f"{run.folder}: {summary(result)}")
-    return accuracy.top1
+                return result
 
 
 def _moved(config: Config, root: str | None) -> Config:

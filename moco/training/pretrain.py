@@ -45,11 +45,7 @@ def train(
         Stopped: a signal came; the checkpoint is saved.
     """
     run = run or Run(Path(config.runs_dir) / folder_name(config))
-    run.inspect()
-    if config.device not in ("auto", "cpu"):  # a device that is not here is refused even where nothing is left to do
-        from moco.training.device import choose_device
-
-        choose_device(config.device)
+    look(run, config.device)
     result = run.result
     if result and not config.rerun and not run.ordered(KNN.prefix, place.launch):
         check_files(run, config)
@@ -60,6 +56,13 @@ def train(
     else:
         result = _train(config, run, place)
         print(f"{run.folder} is done: {summary(result)}")
+        if result.get("at_chance"):
+            print(
+                f"warning: kNN top-1 of {number(result, KNN.top1):.2f} is what guessing gives, so the features have "
+                "probably collapsed: try a lower optimizer.lr, or other settings of the method",
+                file=sys.stderr,
+                flush=True,
+            )
     if evaluations is None:
         evaluations = [config.evaluation()] if config.linear_eval else []
     for asked in evaluations:
@@ -69,6 +72,19 @@ def train(
 
             linear_eval(run, asked, place)
     return number(result, KNN.top1) if scored(result, KNN) else math.nan
+
+
+def look(run: Run, device: str) -> None:
+    """Refuses a damaged folder, and a device that is not here, even where nothing is left to do.
+
+    Raises:
+        UserError: one of the two.
+    """
+    run.inspect()
+    if device not in ("auto", "cpu"):
+        from moco.training.device import choose_device
+
+        choose_device(device)
 
 
 def scored(result: Mapping[str, Json], protocol: Protocol) -> bool:
@@ -144,13 +160,6 @@ def _train(config: Config, run: Run, place: Place) -> dict[str, Json]:
                 result = _result(parts, trainer, described)
                 lease.check()
                 run.write_result(result)
-                if result.get("at_chance"):
-                    print(
-                        f"warning: kNN top-1 of {number(result, KNN.top1):.2f} is what guessing gives, so the features have "
-                        "probably collapsed: try a lower optimizer.lr, or other settings of the method",
-                        file=sys.stderr,
-                        flush=True,
-                    )
                 return result
 
 

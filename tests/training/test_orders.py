@@ -20,7 +20,8 @@ PLACE = Place(sweep="sweep", job="7")
 
 def work(task: Task) -> None:
     """What the queue's job does."""
-    task.job(PLACE)._work(PLACE)
+    job = task.job(PLACE)
+    job._work(job.place)
 
 
 def test_ordered_again_it_begins_anew_once_and_until_then_nothing_is_lost(
@@ -29,11 +30,12 @@ def test_ordered_again_it_begins_anew_once_and_until_then_nothing_is_lost(
     value = train(tiny())
     task = Task(only(tiny()), tiny())
     assert task.state() == State.DONE
-    task.freeze(again=True)
-    assert task.state() == task.run.state() == State.PENDING and task.run.result[KNN.top1] == value
+    task.freeze("first")
+    assert task.state() == State.PENDING and task.run.state() == State.DONE and task.run.result[KNN.top1] == value
     task.withdraw()
     assert task.state() == State.DONE
-    task.freeze(again=True)
+    task.freeze("second")
+    assert train(tiny()) == value and task.state() == State.PENDING  # the order is not for others
     with monkeypatch.context() as patch:
         stop_at(patch, PER_EPOCH + 3)
         with pytest.raises(Stopped):
@@ -56,8 +58,8 @@ def test_linear_evaluation_ordered_again_begins_anew_once(tiny: Make, monkeypatc
     work(trained)
     assert trained.state() == probed.state() == State.DONE
     value = trained.run.result[LINEAR.top1]
-    probed.freeze(again=True)
-    assert trained.state() == probed.state() == State.PENDING and trained.run.state() == State.DONE
+    probed.freeze("again")
+    assert probed.state() == State.PENDING and trained.state() == trained.run.state() == State.DONE
     with monkeypatch.context() as patch:
         stop_at(patch, 4, of=linear_probe)
         with pytest.raises(Stopped):
