@@ -49,7 +49,7 @@ def seconds(cwd: str, *words: str, times: int = 5) -> float:
 def job(cwd: str, torch: float) -> float:
     """Seconds of a training beside its steps, its evaluation and `import torch`."""
     sys.path.insert(0, str(ROOT))
-    from moco.runs.run import all_runs
+    from moco.runs.listing import all_runs
 
     wall = seconds(cwd, TRAIN, *TINY, "rerun=true")
     [run] = all_runs(Path(cwd) / "runs")

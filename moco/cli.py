@@ -13,7 +13,8 @@ from typing import NoReturn, TypeAlias
 from moco.analysis import formats
 from moco.errors import UserError, say
 from moco.io import Unwritable, write_atomic
-from moco.runs.run import Run, find, unreadable
+from moco.runs.listing import find, unreadable
+from moco.runs.run import Run
 from moco.runs.sweep import Sweep, damaged, select, sweep_names
 
 NAMES = "sweeps, ids, beginnings of ids, or folders"

@@ -136,7 +136,7 @@ def _evaluate(values: dict[str, Json]) -> float | None:
         return None
     if chosen := _launcher():
         return _launch(values, chosen)
-    from moco.runs.run import find
+    from moco.runs.listing import find
     from moco.training.linear_eval import linear_eval
 
     return linear_eval(find(asked.runs_dir, str(asked.run)), asked)

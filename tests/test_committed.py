@@ -10,7 +10,8 @@ from moco.analysis.selection import select
 from moco.analysis.table import lines
 from moco.protocols import KNN, LINEAR_CACHED
 from moco.runs.identity import folder_name
-from moco.runs.run import Run, all_runs
+from moco.runs.listing import all_runs
+from moco.runs.run import Run
 
 RUNS = ROOT / "results" / "cifar_cpu"
 

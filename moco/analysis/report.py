@@ -14,7 +14,7 @@ from moco.analysis.records import Entry, look, state_counts
 from moco.analysis.summary import sentences
 from moco.errors import UserError
 from moco.io import write_atomic
-from moco.runs.run import other_folders
+from moco.runs.listing import other_folders
 from moco.runs.settings import varying
 from moco.runs.state import State
 from moco.runs.sweep import select

@@ -12,7 +12,8 @@ from moco.errors import UserError
 from moco.io import Json
 from moco.launch.job import Task
 from moco.runs.identity import flatten, folder_name, identifies
-from moco.runs.run import Run, find
+from moco.runs.listing import find
+from moco.runs.run import Run
 from moco.runs.settings import describe, identifying, varying
 from moco.runs.sweep import Sweep
 from moco.tracking.environment import check_environment

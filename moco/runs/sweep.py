@@ -18,7 +18,8 @@ from moco.errors import UserError
 from moco.io import Json, locked, read_mapping, write_json
 from moco.runs.identity import identifies
 from moco.runs.lease import born, machine
-from moco.runs.run import Run, all_runs, find
+from moco.runs.listing import all_runs, find
+from moco.runs.run import Run
 
 LONGEST = 90  # letters of a name that is made here
 NAME = re.compile(r"[^\W\d][\w.+-]{0,99}|\d[\w.+-]{0,99}")

@@ -13,7 +13,7 @@ from folders import point, write_run, write_sweep
 from moco.analysis.dashboard import Axis, specification
 from moco.config.schema import Config
 from moco.errors import UserError
-from moco.runs.run import all_runs
+from moco.runs.listing import all_runs
 
 pytestmark = pytest.mark.usefixtures("without_login")
 workspaces = pytest.importorskip("moco.analysis.workspace")

@@ -14,7 +14,7 @@ from moco.analysis.selection import select
 from moco.analysis.statistics import Score
 from moco.analysis.table import lines
 from moco.errors import UserError
-from moco.runs.run import all_runs
+from moco.runs.listing import all_runs
 
 
 @pytest.fixture

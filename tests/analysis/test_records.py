@@ -11,7 +11,8 @@ from moco.analysis.records import Size, fold, load, look, read, states
 from moco.errors import UserError
 from moco.launch.slurm_client import Queue
 from moco.protocols import KNN, LINEAR, LINEAR_CACHED
-from moco.runs.run import Run, all_runs
+from moco.runs.listing import all_runs
+from moco.runs.run import Run
 from moco.runs.state import State
 
 HEADS = (20_490, 20_490)  # parameters and multiply-adds of a classifier of ten classes over 2048 features

@@ -10,7 +10,7 @@ from moco.analysis.selection import select
 from moco.analysis.statistics import Score
 from moco.analysis.table import Row, lines
 from moco.errors import UserError
-from moco.runs.run import all_runs
+from moco.runs.listing import all_runs
 
 
 @pytest.fixture

@@ -25,7 +25,8 @@ from moco.analysis.status import Standing, standings, text
 from moco.io import write_json
 from moco.launch.slurm_client import Queue, QueueEntry
 from moco.runs.lease import Holder, Place, born, machine
-from moco.runs.run import Run, all_runs
+from moco.runs.listing import all_runs
+from moco.runs.run import Run
 from moco.runs.state import State
 
 IMPORTANT = ("id", "state", "epoch", "kNN", "settings")

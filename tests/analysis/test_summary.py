@@ -13,7 +13,8 @@ from moco.analysis.configurations import Configuration, configurations, ranked, 
 from moco.analysis.records import look
 from moco.analysis.statistics import difference
 from moco.analysis.summary import sentences
-from moco.runs.run import Run, all_runs
+from moco.runs.listing import all_runs
+from moco.runs.run import Run
 
 A, B = [81.2, 82.9, 82.1], [80.4, 81.9, 80.1]
 

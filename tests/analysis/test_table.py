@@ -9,7 +9,8 @@ import pytest
 from moco.analysis.selection import select
 from moco.analysis.statistics import Score, spread
 from moco.analysis.table import Row, is_published, lines
-from moco.runs.run import Run, all_runs
+from moco.runs.listing import all_runs
+from moco.runs.run import Run
 
 FIXED = [
     "Protocol",

@@ -11,7 +11,7 @@ from moco.analysis.selection import select
 from moco.analysis.table import lines
 from moco.analysis.table_view import drawn
 from moco.analysis.terminal import GAP, Column, draw, fit
-from moco.runs.run import all_runs
+from moco.runs.listing import all_runs
 
 WIDTHS = (60, 80, 160)
 IDS = Column("id", ["abcdefghij", "klmnopqrst"])

@@ -15,7 +15,7 @@ from common import checked
 
 from moco.errors import UserError
 from moco.runs import lease
-from moco.runs import run as runs
+from moco.runs import listing as runs
 from moco.runs.lease import Held, Place, Stopped
 from moco.runs.run import Run
 from moco.runs.state import State

@@ -16,7 +16,8 @@ from tracked import CONFIG, STEPS, offline, rows, track
 
 from moco.config.help import help_text
 from moco.runs.identity import flatten
-from moco.runs.run import Run, all_runs
+from moco.runs.listing import all_runs
+from moco.runs.run import Run
 from moco.tracking.wandb_mirror import columns, display_name, last_id
 from moco.training import pretrain as jobs
 

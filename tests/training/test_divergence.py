@@ -10,7 +10,8 @@ from moco.analysis.table import lines
 from moco.config.schema import Config
 from moco.errors import UserError
 from moco.protocols import LINEAR, LINEAR_CACHED, Protocol
-from moco.runs.run import Run, all_runs
+from moco.runs.listing import all_runs
+from moco.runs.run import Run
 from moco.runs.state import State
 from moco.training import components
 from moco.training.linear_eval import linear_eval
