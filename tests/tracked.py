@@ -13,9 +13,9 @@ from moco.tracking.tracker import open_tracker
 SETTINGS = Tracking(name="wandb", tags=["a", "b"])
 CONFIG = checked("temperature=0.1", "m=64")
 LINES = [
-    {"train/loss": 3.0, "train/lr": 0.06, "knn/top1": 40.0, "knn/top5": 80.0},
-    {"train/loss": 2.5, "train/lr": 0.03, "knn/top1": 55.0, "knn/top5": 90.0},
-    {"train/loss": 2.0, "train/lr": 0.0, "knn/top1": 50.0, "knn/top5": 88.0},
+    {"epoch": 1, "train/loss": 3.0, "train/lr": 0.06, "knn/top1": 40.0, "knn/top5": 80.0},
+    {"epoch": 2, "train/loss": 2.5, "train/lr": 0.03, "knn/top1": 55.0, "knn/top5": 90.0},
+    {"epoch": 3, "train/loss": 2.0, "train/lr": 0.0, "knn/top1": 50.0, "knn/top5": 88.0},
 ]
 STEPS: list[dict[str, Any]] = [{"step": 10 * i, **line} for i, line in enumerate(LINES, 1)]
 
