@@ -19,6 +19,7 @@ import time
 from rich.console import Console
 from rich.text import Text
 
+GRACE = 5.0  # seconds between Ctrl-C and the end
 CONTROLS = re.compile(r"(\033\[\d*A|\033\[2K|\033\[\?25[hl]|\r|\n)")
 
 
@@ -26,8 +27,19 @@ def written(command: list[str], seconds: float, width: int, height: int) -> str:
     """What the command writes into a pseudo-terminal in that time; it gets Ctrl-C in the end."""
     child, terminal = pty.fork()
     if child == 0:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a job in the background inherits as ignored
         fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
         os.execvpe(command[0], command, {**os.environ, "TERM": "xterm-256color"})
+    found = _read(terminal, seconds)
+    os.kill(child, signal.SIGINT)
+    _read(terminal, GRACE)  # or it would wait for somebody to read what it writes at its end
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return found.decode(errors="replace")
+
+
+def _read(terminal: int, seconds: float) -> bytes:
+    """What comes in that time, or until the end."""
     found, deadline = b"", time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
         if select.select([terminal], [], [], left)[0]:
@@ -35,9 +47,7 @@ def written(command: list[str], seconds: float, width: int, height: int) -> str:
                 found += os.read(terminal, 65536)
             except OSError:  # it has ended
                 break
-    os.kill(child, signal.SIGINT)
-    os.waitpid(child, 0)
-    return found.decode(errors="replace")
+    return found
 
 
 def screen(text: str) -> list[str]:
