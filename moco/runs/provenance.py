@@ -4,6 +4,7 @@ import datetime
 import hashlib
 import json
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -55,9 +56,12 @@ def snapshot(folder: Path) -> Path:
         raise UserError("snapshot=true copies what git tracks, and this is not a git checkout: leave snapshot out")
     changes = hashlib.sha256(diff.encode(errors="surrogateescape")).hexdigest()
     target = folder / f"code-{commit[:10]}-{changes[:6]}"
+    tracked = _listed()
+    for module in _left_out(tracked):
+        print(f"warning: snapshot=true leaves {module} out, which tracked code imports: git add it", file=sys.stderr)
     if not target.exists():
         aside = Path(tempfile.mkdtemp(dir=folder))
-        for name in filter(None, _git("ls-files", "-z").split("\0")):
+        for name in tracked:
             path = CODE / name
             if path.is_file() or path.is_symlink():  # a file deleted since the last commit is tracked still
                 (aside / name).parent.mkdir(parents=True, exist_ok=True)
@@ -65,6 +69,32 @@ def snapshot(folder: Path) -> Path:
         (aside / FROZEN.name).write_text(json.dumps([commit, diff]))
         aside.rename(target)
     return target
+
+
+def _listed(*options: str) -> list[str]:
+    """The files that git tracks, or that these options ask for."""
+    return [name for name in _git("ls-files", "-z", *options).split("\0") if name]
+
+
+def _left_out(tracked: list[str]) -> list[str]:
+    """The modules that git does not track and that tracked code imports: a copy of what is tracked cannot do without them."""
+    untracked = _listed("--others", "--exclude-standard", "--", "*.py")
+    found = []
+    for name in untracked:
+        *package, module = name.removesuffix(".py").removesuffix("/__init__").split("/")
+        dotted = re.escape(".".join([*package, module]))
+        ways = [rf"(from|import) {dotted}\b"]
+        if package:
+            ways.append(rf"from {re.escape('.'.join(package))} import [^\n]*\b{re.escape(module)}\b")
+        imported = re.compile(rf"^\s*({'|'.join(ways)})", re.MULTILINE)
+        if any(imported.search(_text(CODE / other)) for other in tracked if other.endswith(".py")):
+            found.append(name)
+    return found
+
+
+def _text(path: Path) -> str:
+    """The file's text; empty where it was deleted since the last commit."""
+    return path.read_text(errors="replace") if path.is_file() else ""
 
 
 def record(folder: Path, device: "torch.device", precision: str) -> None:

@@ -79,3 +79,35 @@ def test_what_cannot_be_written_or_read_is_a_warning(
     (checkout / "snapshot.json").write_text("{")  # of a copy that was damaged
     provenance.record(tmp_path / "run", CPU, "fp32")
     assert capsys.readouterr().err.startswith("warning: provenance.json is not written (")
+
+
+@pytest.mark.parametrize(
+    "line, told",
+    [
+        ("import helper", True),
+        ("from helper import x", True),
+        ("from tools import deep", False),
+        ("import helpers", False),
+    ],
+)
+def test_a_copy_warns_of_modules_that_it_lacks(
+    line: str, told: bool, checkout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (checkout / "helper.py").write_text("x = 1\n")
+    (checkout / "a.py").write_text(f"{line}\n")
+    copy = provenance.snapshot(tmp_path)
+    assert not (copy / "helper.py").exists()
+    warned = (
+        "warning: snapshot=true leaves helper.py out, which tracked code imports: git add it" in capsys.readouterr().err
+    )
+    assert warned is told
+
+
+def test_a_module_inside_of_a_package_is_named_by_its_path(
+    checkout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (checkout / "tools").mkdir()
+    (checkout / "tools" / "deep.py").write_text("")
+    (checkout / "a.py").write_text("from tools import other, deep\n")
+    provenance.snapshot(tmp_path)
+    assert "leaves tools/deep.py out" in capsys.readouterr().err
