@@ -38,6 +38,7 @@ class Standing:
         left: seconds to the end of the training.
         where: the machine with its device, or why the queue lets the run wait.
         job: its id in the queue.
+        trouble: how the last linear evaluation of a finished run ended, if not well.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Standing:
     left: float | None = None
     where: str = ""
     job: str = ""
+    trouble: str = ""
 
 
 def standings(runs: Sequence[Run]) -> list[Standing]:
@@ -85,7 +87,14 @@ def _standing(entry: Entry, state: State, settings: str, queue: "Mapping[str, sl
         left=_number(progress.get("left")),
         where=_where(holder, waiting) if holder and running else waiting.reason if waiting else "",
         job=job.job if job else "",
+        trouble=_trouble(run) if state == State.DONE and holder and holder.what == "linear_eval" else "",
     )
+
+
+def _trouble(run: Run) -> str:
+    """How the last attempt ended, if not well."""
+    attempt = run.attempt()
+    return "" if attempt in (State.DONE, State.RUNNING) else attempt
 
 
 def _where(holder: Holder, waiting: "slurm.QueueEntry | None") -> str:
@@ -180,7 +189,9 @@ def _clock(seconds: float) -> str:
 
 
 def _counts(found: Sequence[Standing]) -> str:
-    return state_counts(s.state for s in found)
+    told = [state_counts(s.state for s in found)]
+    told += [f"linear evaluation of {s.id} {s.trouble}: see python -m moco logs {s.id}" for s in found if s.trouble]
+    return "\n".join(told)
 
 
 def _screen(found: Sequence[Standing], seconds: float, console: "Console") -> "RenderableType":

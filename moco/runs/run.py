@@ -348,6 +348,9 @@ class Run:
                 self.fail(error)
             raise
         lease.end(State.DONE, "")
+        if not lease.lost:  # what went wrong before is over
+            with contextlib.suppress(OSError):
+                (self.folder / "error.txt").unlink(missing_ok=True)
 
 
 def _once(lines: list[dict[str, Json]]) -> list[dict[str, Json]]:

@@ -221,3 +221,18 @@ def test_in_a_terminal_the_table_fits_and_in_a_pipe_it_is_markdown(finish, tmp_p
     assert main(words) == 0
     assert capsys.readouterr().out.startswith("| Protocol | Method |")
     assert "| kNN |" in terminal(["-m", "moco", *words, "--format", "markdown"], 60, 30, lambda wait, master: None)
+
+
+def test_a_linear_evaluation_that_failed_is_told_though_its_run_is_done(finish: Callable[..., Path]) -> None:
+    run = Run(finish("seed=0", top1=81.0))
+    with contextlib.suppress(ZeroDivisionError), run.lease("linear_eval"):
+        1 / 0  # noqa: B018
+    [standing] = standings([run])
+    assert (standing.state, standing.trouble) == (State.DONE, "failed")
+    assert text([standing]).splitlines()[-2:] == [
+        "1 done",
+        f"linear evaluation of {run.id} failed: see python -m moco logs {run.id}",
+    ]
+    with run.lease("linear_eval"):
+        assert standings([run])[0].trouble == ""
+    assert "linear evaluation" not in text(standings([run]))
