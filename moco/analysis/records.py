@@ -12,6 +12,7 @@ from moco.errors import UserError
 from moco.io import Json
 from moco.launch import slurm_client as slurm
 from moco.protocols import KNN, TABULATED, Protocol
+from moco.runs.identity import target_name
 from moco.runs.lease import Damaged
 from moco.runs.run import Run
 from moco.runs.settings import Flat, identifying
@@ -178,17 +179,33 @@ def is_number(value: object) -> TypeGuard[float]:
 
 
 def fold(entries: Iterable[Entry]) -> list[list[Entry]]:
-    """The runs of each configuration, which differ in the seed alone; unreadable ones are left out."""
+    """The runs of each configuration, which differ in the seed alone; unreadable ones are left out.
+
+    As in their ids, a key that came to the schema later counts where it differs from "as before", so that seeds which were
+    trained before and after it came are of one configuration.
+    """
+    readable = [entry for entry in entries if entry.flat]
+    before: Mapping[str, object] = {}
+    if len({frozenset(entry.flat) for entry in readable}) > 1:
+        from moco.config.schema import Config  # which takes its time to load
+
+        before = Config.as_before()
     groups: dict[frozenset[tuple[str, object]], list[Entry]] = {}
-    for entry in entries:
-        if entry.flat:
-            kept = frozenset(
-                (key, repr(value) if type(value) is list else value)  # a list has no hash
-                for key, value in entry.flat.items()
-                if value is not None and key != "seed"
-            )
-            groups.setdefault(kept, []).append(entry)
+    for entry in readable:
+        kept = frozenset(
+            (key, _comparable(key, value))
+            for key, value in entry.flat.items()
+            if value is not None and key != "seed" and not (key in before and value == before[key])
+        )
+        groups.setdefault(kept, []).append(entry)
     return list(groups.values())
+
+
+def _comparable(key: str, value: Json) -> object:
+    """A setting as fold compares it: a list as text, since it has no hash; a target by its class, wherever that lies."""
+    if type(value) is list:
+        return repr(value)
+    return target_name(value) if isinstance(value, str) and key.endswith("._target_") else value
 
 
 def cost(flat: Flat, seconds: object, steps: object) -> Cost:

@@ -89,14 +89,14 @@ def _canonical(value: Json) -> Json:
     if isinstance(value, dict):
         kept = {key: _canonical(v) for key, v in value.items() if v is not None}
         if isinstance(target := kept.get("_target_"), str):
-            kept["_target_"] = _target_name(target)
+            kept["_target_"] = target_name(target)
         return kept
     if isinstance(value, list):
         return [_canonical(v) for v in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _target_name(path: str) -> str:
+def target_name(path: str) -> str:
     """`Class`, `Class.method` or `function` of a dotted path: what is left when a module moves."""
     parts = path.split(".")
     first = next((i for i, part in enumerate(parts) if part[:1].isupper()), len(parts) - 1)

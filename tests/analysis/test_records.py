@@ -119,3 +119,14 @@ def test_load_has_one_row_per_run_in_whatever_state(finish: Callable[..., Path],
     assert load(tmp_path / "runs", ["first"])["state"].tolist() == ["done", "pending", "missing"]
     with pytest.raises(UserError, match="there is no run third"):
         load(tmp_path / "runs", ["third"])
+
+
+def test_seeds_from_before_and_after_a_key_came_to_the_schema_are_of_one_configuration(finish, tmp_path: Path) -> None:
+    folders = [finish("seed=0"), finish("seed=1"), finish("seed=2", "model.pretrained=true")]
+    path = folders[0] / "config.json"
+    older = json.loads(path.read_text())
+    del older["model"]["pretrained"]
+    older["method"]["_target_"] = "where.it.lay.before.MoCo"
+    path.write_text(json.dumps(older))
+    groups = fold([read(Run(folder)) for folder in folders])
+    assert sorted(len(members) for members in groups) == [1, 2]
