@@ -62,7 +62,7 @@ def test_step_and_folders_and_overhead_run_to_their_end(tmp_path: Path) -> None:
         done = python(str(ROOT / "benchmarks" / command[0]), *command[1:], cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert any(ratio in name and value > 0 for name, value in ratios(json.loads(done.stdout)))
-    words = ["--as=ours", "-m", "seed=0,1", "hydra.launcher.devices=cpu"]
+    words = ["--as=ours", "-m", "data=digits", "seed=0,1", "hydra.launcher.devices=cpu"]
     done = python(str(ROOT / "benchmarks" / "overhead.py"), *words, cwd=tmp_path)
     assert done.returncode == 0 and len(list(tmp_path.glob("runs/*/result.json"))) == 2, done.stdout + done.stderr
 
