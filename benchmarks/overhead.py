@@ -63,7 +63,13 @@ def run_theirs() -> None:
 def measure(who: str, where: str, env: dict[str, str]) -> float:
     """Seconds that the command took."""
     with tempfile.TemporaryDirectory(prefix="overhead-", dir=env.get("SHARED")) as folder:
-        words = ["data=digits", f"seed=range({POINTS})", f"runs_dir={folder}/runs", f"hydra.sweep.dir={folder}", *WORDS[who, where]]
+        words = [
+            "data=digits",
+            f"seed=range({POINTS})",
+            f"runs_dir={folder}/runs",
+            f"hydra.sweep.dir={folder}",
+            *WORDS[who, where],
+        ]
         command = [sys.executable, str(Path(__file__)), f"--as={who}", "-m", *words]
         started = time.monotonic()
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
