@@ -54,7 +54,15 @@ def _absolute(path: str) -> str:
         raise ValueError(f"{path} cannot be found, since the working directory is gone: change to another") from error
 
 
+def _expanded(path: str) -> str:
+    """The path with ~ expanded. Its length is not pydantic's to check, which refuses names that are not UTF-8."""
+    if not path:
+        raise ValueError("runs_dir is empty: give the folder where the runs' folders lie")
+    return os.path.expanduser(path)
+
+
 Place = Annotated[str, AfterValidator(_absolute)]
+RunsDir = Annotated[str, AfterValidator(_expanded)]
 
 
 class Section(Checked):
@@ -295,9 +303,7 @@ class Config(Section):
         ge=0, description="at most so much work is lost to a kill; 0 = save at every step"
     )
     linear_eval: bool = Field(description="linear evaluation (group probe) at the end of training")
-    runs_dir: Annotated[str, AfterValidator(os.path.expanduser)] = Field(
-        min_length=1, description="where the runs' folders lie"
-    )
+    runs_dir: RunsDir = Field(description="where the runs' folders lie")
     rerun: bool = Field(description="start over, even if the run is done; what was there is replaced")
     method: Method
     model: Model
@@ -386,9 +392,7 @@ class LinearEval(Section):
 
     run: str | None = Field(description="id or folder of a finished run")
     sweep: str | None = Field(description="a sweep: each of its finished runs that lacks it, through hydra/launcher")
-    runs_dir: Annotated[str, AfterValidator(os.path.expanduser)] = Field(
-        min_length=1, description="where the runs' folders lie"
-    )
+    runs_dir: RunsDir = Field(description="where the runs' folders lie")
     device: str = Field(pattern=DEVICE, description="auto, cpu, cuda, cuda:1 or mps")
     seed: int = Field(ge=0, le=MOST_SEED, description="of the classifier, its data order and views")
     rerun: bool = Field(description="evaluate again where it has been done")
