@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from moco.config.places import CONF
-from moco.config.schema import Augmentation, Component, Config
+from moco.config.schema import Component, Config
 from moco.errors import UserError
 
 HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")  # keys that are for instantiate itself
@@ -22,7 +22,7 @@ class Taken(NamedTuple):
     parameters: Mapping[str, inspect.Parameter] = {}
 
 
-def instantiate(section: Component | Augmentation, **live: object) -> Any:
+def instantiate(section: Component, **live: object) -> Any:
     """What the section's `_target_` makes of its values and of the live objects that it takes.
 
     By hydra.utils.instantiate, so `_partial_`, `_args_`, `_convert_`, nested `_target_`s and `pkg.Class.method` mean what they
@@ -60,7 +60,7 @@ def instantiate(section: Component | Augmentation, **live: object) -> Any:
         raise UserError(f"{section.name}: {' '.join(str(error).split())}") from error
 
 
-def _check_call(section: Component | Augmentation, make: Any, handed: Mapping[str, object]) -> None:
+def _check_call(section: Component, make: Any, handed: Mapping[str, object]) -> None:
     """Refuses a call that lacks an argument."""
     try:
         inspect.signature(make).bind(**handed)

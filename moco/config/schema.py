@@ -185,11 +185,12 @@ class Schedule(Component):
     gamma: float | None = Field(None, gt=0, le=1)
 
 
-class Augmentation(Section):
-    OWN: ClassVar[frozenset[str]] = frozenset({"name", "normalize"})
+class Augmentation(Component):
+    """The views; unlike those of other components its keys are all known."""
 
-    name: str
-    target: str = Field(alias="_target_")
+    model_config = ConfigDict(extra="forbid")
+    OWN = Component.OWN | {"normalize"}
+
     size: int | None = Field(ge=4, le=MOST_PIXELS)
     eval_size: int | None = Field(ge=4, le=MOST_PIXELS)
     crop: list[float] = Field(min_length=2, max_length=2)
@@ -201,11 +202,6 @@ class Augmentation(Section):
     blur_sigma: list[float] = Field(min_length=2, max_length=2)
     solarize: float = Field(ge=0, le=1)
     normalize: bool
-
-    def arguments(self) -> dict[str, Json]:
-        """As Component.arguments."""
-        given: dict[str, Json] = self.model_dump(by_alias=True)
-        return {key: value for key, value in given.items() if key not in self.OWN}
 
     @field_validator("crop")
     @classmethod

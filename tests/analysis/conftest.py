@@ -8,10 +8,21 @@ from pathlib import Path
 
 import pytest
 from folders import point, write_run, write_sweep
+from tracked import CONFIG
 
 from moco.config.schema import Config
+from moco.runs.run import Run
 
 TEMPERATURES, QUEUES = (0.07, 0.1, 0.2), (512, 4096, 32768)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A folder with a configuration and nothing else, for what wandb leaves there."""
+    run = Run(tmp_path / "runs" / "moco-small-digits-abcdefghij")
+    run.folder.mkdir(parents=True)
+    run.write_config(CONFIG)
+    return run
 
 
 @pytest.fixture(scope="session")

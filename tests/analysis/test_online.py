@@ -4,7 +4,6 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,14 +21,6 @@ from moco.tracking.wandb_mirror import folders, is_whole
 
 pytestmark = pytest.mark.usefixtures("without_login")
 ONLINE, OFFLINE = SETTINGS.model_copy(update={"mode": "online"}), SETTINGS
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    run = Run(tmp_path / "runs" / "moco-small-digits-abcdefghij")
-    run.folder.mkdir(parents=True)
-    run.write_config(CONFIG)
-    return run
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import wandb
 from common import python
-from tracked import CONFIG, STEPS, offline, rows, track
+from tracked import STEPS, offline, rows, track
 from wandb_server import wandb_server
 
 from moco.analysis import sync
@@ -19,14 +19,6 @@ from moco.tracking.wandb_mirror import WHOLE
 
 pytestmark = pytest.mark.usefixtures("without_login")
 LINEAR: dict[str, Any] = {"step": 30, "linear/top1": 61.0}
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    run = Run(tmp_path / "runs" / "moco-small-digits-abcdefghij")
-    run.folder.mkdir(parents=True)
-    run.write_config(CONFIG)
-    return run
 
 
 def test_sync_uploads_interrupted_runs_as_one_and_names_what_fails(run: Run, tmp_path: Path, capsys, monkeypatch):
