@@ -7,8 +7,9 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,6 +18,7 @@ from moco.errors import UserError
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # errors of a disk that takes no more
 LOCK_SECONDS = 30.0  # a lock is held for milliseconds; who waits longer waits in vain
 LOCK_TOLD = 2.0  # seconds until it is said who holds it
+BEAT = 10.0  # seconds between signs of life of who holds a lock for long
 Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
 
 
@@ -103,8 +105,19 @@ def read_mapping(path: Path | str) -> dict[str, Json] | None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(
+    path: Path,
+    stop: Callable[[], None] = lambda: None,
+    what: str = "",
+    silence: float | None = None,
+) -> Iterator[None]:
     """Holds a lock that the kernel frees when the process dies; whoever waits for it is told who holds it.
+
+    Args:
+        stop: called again and again while another process holds it; raises where waiting is to end.
+        what: what the holder of such a lock does, for whoever waits for it.
+        silence: the lock is held for long, and its holder gives signs of life; who waits gives up after so many seconds
+            without one. None: after LOCK_SECONDS in which the lock has not changed hands.
 
     Raises:
         UserError: the file system has no locks, the file cannot be written, or a process keeps the lock.
@@ -117,33 +130,48 @@ def locked(path: Path) -> Iterator[None]:
                 raise
             # Somebody else's, which can be locked all the same.
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    over = threading.Event()
     try:
-        _lock(file, path)
+        _lock(file, path, stop, what, LOCK_SECONDS if silence is None else silence)
         with contextlib.suppress(OSError):  # for others to read alone
             os.ftruncate(file, 0)
             os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        if silence is not None:
+            threading.Thread(target=_beat, args=(path, over), daemon=True).start()
         yield
     finally:
+        over.set()
         os.close(file)  # which frees it
 
 
-def _lock(file: int, path: Path) -> None:
-    """Waits for the lock, for LOCK_SECONDS at most."""
-    began, told = time.monotonic(), False
+def _beat(path: Path, over: threading.Event) -> None:
+    """Touches the file until it is over."""
+    while not over.wait(BEAT):
+        with contextlib.suppress(OSError):
+            os.utime(path)
+
+
+def _lock(file: int, path: Path, stop: Callable[[], None], what: str, silence: float) -> None:
+    """Waits for the lock, as long as something happens to it."""
+    began = changed = time.monotonic()
+    said, seen = False, None
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError as error:
-            waited, holder = time.monotonic() - began, os.pread(file, 200, 0).decode(errors="replace")
-            holder = holder or "another process"
-            if waited >= LOCK_SECONDS:
+            stop()
+            now, holder = time.monotonic(), os.pread(file, 200, 0).decode(errors="replace") or "another process"
+            if (state := (os.fstat(file).st_mtime_ns, holder)) != seen:
+                seen, changed = state, now
+            if now - changed >= silence:
                 raise UserError(
-                    f"{path} has been locked by {holder} for {LOCK_SECONDS:.0f} s: end it, or give another runs_dir"
+                    f"{path} has been locked by {holder} for {silence:.0f} s: end it, or give another runs_dir"
                 ) from error
-            if waited >= LOCK_TOLD and not told:
-                told = True
-                print(f"waits for {path}, which {holder} has locked", file=sys.stderr, flush=True)
+            if now - began >= LOCK_TOLD and not said:
+                said = True
+                line = f"waits for {holder}, which {what}" if what else f"waits for {path}, which {holder} has locked"
+                print(line, file=sys.stderr, flush=True)
             time.sleep(0.02)
         except OSError as error:
             raise UserError(

@@ -7,10 +7,10 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import PIL
 import torch
@@ -20,10 +20,11 @@ from moco.data.decode import DECODER, Unreadable, read_image
 from moco.data.files import Files, ImageFile, refuse, shown
 from moco.data.fingerprint import fingerprint
 from moco.errors import UserError
-from moco.io import replacing
+from moco.io import locked, replacing
 
 KEY = 16  # bytes that stand for a file in its state and for how it is decoded
 LEFT_BEHIND = 24 * 3600  # seconds; a file written aside that is older has no writer any more
+SILENCE = 120.0  # seconds without a sign of life of who decodes: NFS tells others of it a minute late
 
 
 class Pack(NamedTuple):
@@ -36,8 +37,9 @@ class Pack(NamedTuple):
 def load_images(files: Files, size: int | None) -> Tensor:
     """The images of `files.all()`, uint8 [N, 3, H, W], from the cache as far as they are there.
 
-    What is decoded is written to the cache also where some files turn out to be bad: after a repair only those are decoded. It
-    is not an error if the cache cannot be read or written.
+    What is decoded is written to the cache also where some files turn out to be bad, or where a signal ends it: the next time
+    only the rest is decoded. Of several processes one decodes, and the others wait for it. It is not an error if the cache
+    cannot be read, written or locked.
 
     Raises:
         UserError: files that are not readable images, ten of them and the count, images of several sizes without `size`, or
@@ -49,15 +51,40 @@ def load_images(files: Files, size: int | None) -> Tensor:
     if size:
         _refuse_too_large(len(listed), size, size)
     path, keys = _cache_file(files.root, size), _keys(listed, size)
-    cached = _read(path) if path else None
-    if cached and not files.bad and torch.equal(cached.keys, keys):
+
+    def holds_all(pack: Pack | None) -> TypeGuard[Pack]:
+        return pack is not None and not files.bad and torch.equal(pack.keys, keys)
+
+    before, cached = _version(path), _read(path)
+    if holds_all(cached):
         return cached.images
-    for line in files.said:
-        print(line, file=sys.stderr)
+    with _alone(path, files.root):
+        if _version(path) != before and holds_all(cached := _read(path)):  # by who was first
+            return cached.images
+        for line in files.said:
+            print(line, file=sys.stderr)
+        return _decode_and_keep(path, files, keys, size, cached)
+
+
+@contextlib.contextmanager
+def _alone(path: Path | None, root: Path) -> Iterator[None]:
+    """One process at a time, for as long as who is in there gives signs of life; where there are no locks, all at once."""
+    with contextlib.ExitStack() as stack:
+        if path:
+            lock = path.with_name(f".{path.name}.lock")
+            with contextlib.suppress(OSError, UserError):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(lock, what=f"decodes the images of {shown(root)}", silence=SILENCE))
+        yield
+
+
+def _decode_and_keep(path: Path | None, files: Files, keys: Tensor, size: int | None, cached: Pack | None) -> Tensor:
+    """Decodes what the cache lacks, and writes all that there is to it."""
+    listed = files.all()
     decoded = _Decoded(len(listed))
     try:
         _decode(decoded, listed, keys, size, cached)
-    except KeyboardInterrupt:  # what is decoded already is kept
+    except BaseException:  # a signal, mostly: what is decoded already is kept
         _keep(path, files.root, keys, decoded)
         raise
     bad = files.bad + [(listed[row].path, reason) for row, reason in sorted(decoded.bad.items())]
@@ -161,8 +188,19 @@ def _cache_file(root: Path, size: int | None) -> Path | None:
     return Path(base) / "moco" / f"{name}.pt" if os.path.isabs(base) else None
 
 
-def _read(path: Path) -> Pack | None:
+def _version(path: Path | None) -> tuple[int, int] | None:
+    """What tells a file of the cache from the one that replaces it; None where there is none."""
+    if path:
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            return status.st_ino, status.st_mtime_ns
+    return None
+
+
+def _read(path: Path | None) -> Pack | None:
     """A file of the cache; None where it is absent or a bit of it has changed."""
+    if path is None:
+        return None
     try:
         content = torch.load(path, mmap=True, weights_only=True)
         pack = Pack(content["keys"], content["images"])

@@ -150,9 +150,13 @@ class Lease:
             uuid.uuid4().hex, machine(), socket.gethostname(), pid, born(pid), time.time(), what, device, place
         )
         told = False
-        while not self._take():
+
+        def heed() -> None:
             if why := stop():
                 raise Stopped(why)
+
+        while not self._take(heed):
+            heed()
             if not told:
                 told = True
                 print(
@@ -163,14 +167,15 @@ class Lease:
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
 
-    def _take(self) -> bool:
+    def _take(self, heed: Callable[[], None]) -> bool:
         """Takes the lease. False where an earlier attempt of this very job holds it: SLURM has queued the job again, though
         a process of it may live on where SLURM's daemon has died.
 
         Raises:
             Held: another living process holds it.
+            Stopped: a signal came while another process looked at it.
         """
-        with locked(self.path.with_name("lease.lock")):
+        with locked(self.path.with_name("lease.lock"), heed):
             other = Holder.read(self.path)
             if other and not other.ended and alive(self.path, other):
                 if self._requeued(other) and other.machine != self.holder.machine:

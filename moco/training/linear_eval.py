@@ -70,10 +70,11 @@ def _evaluate(run: Run, asked: LinearEval, place: Place, protocol: Protocol, rer
     check_environment(asked.tracker)
     config = run.config
     with Signals() as signals:
-        stand(run.folder)
-        parts = Components(_moved(config, asked.data.root), asked.device, pretrained=False)
-        check_images(run, parts.data_described, "give data.root=<where they are>")
-        load_encoder(run, parts.encoder).to(parts.device)
+        with signals.preparing():
+            stand(run.folder)
+            parts = Components(_moved(config, asked.data.root), asked.device, pretrained=False)
+            check_images(run, parts.data_described, "give data.root=<where they are>")
+            load_encoder(run, parts.encoder).to(parts.device)
         with run.lease("linear_eval", str(parts.device), place, lambda: signals.received) as lease:
             result = run.result or {}  # another process may have added to it meanwhile
             if rerun:

@@ -125,15 +125,16 @@ def _train(config: Config, run: Run, place: Place) -> dict[str, Json]:
 
     check_environment(config.tracker)
     with Signals() as signals:
-        parts = Components(config, config.device)
-        parts.check_sizes()
-        again = config.rerun or run.ordered(KNN.prefix, place.launch)
-        if run.checkpoint.exists() and not again:
-            check_images(run, parts.data_described)
-        method, optimizer, schedule = trainable(parts)
-        views = parts.views()
-        two = parts.data.train_images[:2]
-        described = try_method(method, config, parts.autocast(), views(two), views.clean(two))
+        with signals.preparing():
+            parts = Components(config, config.device)
+            parts.check_sizes()
+            again = config.rerun or run.ordered(KNN.prefix, place.launch)
+            if run.checkpoint.exists() and not again:
+                check_images(run, parts.data_described)
+            method, optimizer, schedule = trainable(parts)
+            views = parts.views()
+            two = parts.data.train_images[:2]
+            described = try_method(method, config, parts.autocast(), views(two), views.clean(two))
         with run.lease("train", str(parts.device), place, lambda: signals.received) as lease:
             if config.rerun or run.ordered(KNN.prefix, place.launch):
                 run.clear(*["job.json"] * bool(place.job))

@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
+from moco.runs.lease import Stopped
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 AT_ONCE = 2.0  # a second Ctrl-C within so many seconds is not taken for another wish
 
@@ -23,7 +25,7 @@ class Signals:
     def __init__(self) -> None:
         self.received: str | None = None
         self.save = False
-        self._first, self._saving = 0.0, False
+        self._first, self._saving, self._preparing = 0.0, False, False
         listened = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
         self._before = {number: signal.signal(number, self._note) for number in listened}
 
@@ -35,10 +37,26 @@ class Signals:
             return
         self.save = True
         if number == signal.SIGTERM and os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
-            _say(f"{name}: the checkpoint is saved, and the job goes on")
+            _say(f"{name}: {'' if self._preparing else 'the checkpoint is saved, and '}the job goes on")
             return
         self.received, self._first = name, time.monotonic()
+        if self._preparing:
+            _say(f"{name}: stops before the first step; the same command goes on")
+            raise Stopped(name)
         _say(f"{name}: stops as soon as the checkpoint is saved; the same command goes on (Ctrl-C again: stop at once)")
+
+    @contextlib.contextmanager
+    def preparing(self) -> Iterator[None]:
+        """As long as there is nothing to save a signal stops at once, whatever is loaded, decoded or waited for.
+
+        Raises:
+            Stopped: a signal came.
+        """
+        self._preparing = True
+        try:
+            yield
+        finally:
+            self._preparing = False
 
     @contextlib.contextmanager
     def saving(self) -> Iterator[None]:

@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from common import ENVIRONMENT, METHODS, ROOT, TINY
 
+from moco import io
+from moco.runs.lease import BY_HAND, Stopped
+from moco.runs.run import Run
 from moco.training import signals
 from moco.training.signals import Signals
 
@@ -110,3 +113,36 @@ def test_sighup_that_is_ignored_stays_so() -> None:
         assert heard.received is None and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_is_heard_while_somebody_else_has_the_lock_of_a_run(heard: Signals, tmp_path: Path) -> None:
+    run = Run(tmp_path / "a-b-c")
+    run.folder.mkdir()
+
+    def stop() -> str | None:
+        signal.raise_signal(signal.SIGTERM)
+        return heard.received
+
+    with io.locked(run.folder / "lease.lock"), pytest.raises(Stopped, match="SIGTERM"):
+        with run.lease("train", "cpu", BY_HAND, stop):
+            pytest.fail("went on beside the holder")
+    assert run.holder() is None
+
+
+def test_as_long_as_nothing_is_to_be_saved_a_signal_stops_at_once(heard: Signals) -> None:
+    with pytest.raises(Stopped, match="SIGHUP"), heard.preparing():
+        signal.raise_signal(signal.SIGHUP)
+    with heard.preparing():
+        signal.raise_signal(signal.SIGTERM)  # a launcher repeats its own
+    assert heard.received == "SIGHUP"
+
+
+def test_in_slurm_the_end_of_a_grace_time_ends_no_preparation_and_the_end_of_its_time_does(
+    heard: Signals, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    with heard.preparing():
+        signal.raise_signal(signal.SIGTERM)
+    assert capfd.readouterr().err == "SIGTERM: the job goes on\n" and heard.received is None
+    with pytest.raises(Stopped, match="SIGUSR2"), heard.preparing():
+        signal.raise_signal(signal.SIGUSR2)
