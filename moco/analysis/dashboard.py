@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 
 from moco.analysis import charts
 from moco.analysis.records import Entry, is_number, read
+from moco.config.schema import Tracking
 from moco.errors import UserError
 from moco.protocols import KNN, TABULATED
 from moco.runs.run import Run
 from moco.runs.settings import Flat, swept
+from moco.tracking.environment import PROJECT, effective
 
 METRIC_TITLES = {protocol.top1: f"{protocol.title} top-1 (%)" for protocol in TABULATED}
 
@@ -88,7 +90,7 @@ def specification(runs: Sequence[Run], sweep: str | None = None) -> Dashboard:
     return Dashboard(
         name=f"sweep {sweep}" if sweep else "all runs",
         entity=tracker.get("entity"),
-        project=tracker["project"] or "",
+        project=tracker["project"] or PROJECT,
         group=(tracker.get("group") or sweep) if sweep else None,
         columns=[*keys, "seed"] if len(seeds) > 1 else keys,
         metrics=metrics,
@@ -105,8 +107,10 @@ def _tracker(entries: Sequence[Entry]) -> dict[str, str | None]:
     for entry in entries:
         config = entry.run.flat_config
         if config.get("tracker.name") == "wandb":
-            wanted = {key: config.get(f"tracker.{key}") for key in ("project", "entity", "group")}
-            return {key: None if value is None else str(value) for key, value in wanted.items()}
+            keys = ("project", "entity", "group")
+            given = {key: str(value) for key in keys if (value := config.get(f"tracker.{key}")) is not None}
+            asked = effective(Tracking.model_validate({**given, "name": "wandb", "mode": "offline"}))
+            return {key: getattr(asked, key) for key in keys}
     raise UserError("these runs have tracker=none, so W&B has nothing of them: python -m moco report shows them")
 
 

@@ -14,6 +14,7 @@ from moco.runs.lease import BY_HAND
 from moco.runs.run import Run
 from moco.runs.state import State
 from moco.tracking import server
+from moco.tracking.environment import effective
 from moco.tracking.wandb_mirror import WandbMirror, folders, is_whole
 
 AT_ONCE = 4  # uploads side by side
@@ -71,7 +72,7 @@ def write_anew(run: Run) -> None:
     """
     config, holder, result = run.config, run.holder(), run.result or {}
     kind = "linear_eval" if any(protocol.top1 in result for protocol in LINEAR_PROTOCOLS.values()) else "train"
-    asked = config.tracker.model_copy(update={"name": "wandb", "mode": "offline"})
+    asked = effective(config.tracker.model_copy(update={"name": "wandb", "mode": "offline"}))
     mirror = WandbMirror(asked, run, config, kind, holder.place if holder else BY_HAND)
     mirror.catch_up(run.metrics())
     mirror.finish(int(not result))

@@ -236,12 +236,14 @@ class Probe(Section):
 
 
 class Tracking(Section):
+    """Where the run is mirrored; None is what the environment says, see moco.tracking.environment.effective."""
+
     name: Literal["wandb", "none"]
-    mode: Literal["offline", "online"] = "offline"
-    project: str = Field(default="moco", min_length=1)
+    mode: Literal["offline", "online"] | None = None
+    project: str | None = Field(default=None, min_length=1)
     entity: str | None = Field(default=None, min_length=1)
     group: str | None = Field(default=None, min_length=1, max_length=128)
-    tags: list[str] = []
+    tags: list[str] | None = None
 
     @field_validator("project", "entity")
     @classmethod
@@ -255,8 +257,8 @@ class Tracking(Section):
 
     @field_validator("tags")
     @classmethod
-    def _tags(cls, tags: list[str]) -> list[str]:
-        for tag in tags:
+    def _tags(cls, tags: list[str] | None) -> list[str] | None:
+        for tag in tags or ():
             if not 1 <= len(tag) <= 64:
                 raise ValueError(
                     f"tracker.tags has a tag of {len(tag)} characters ({tag[:20]}...): W&B takes 1 to 64 of them"

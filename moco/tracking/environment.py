@@ -1,4 +1,4 @@
-"""What the environment says of W&B: taken where the configuration has the default, and refused where W&B would refuse it."""
+"""What the environment says of W&B: taken where the configuration says nothing, and refused where W&B would refuse it."""
 
 import os
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from moco.io import Json
 
 MODES: dict[str, str | None] = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline"}
 MODES["disabled"] = None
+PROJECT = "moco"
 YES, NO = ("1", "true", "yes", "on", "t", "y"), ("", "0", "false", "no", "off", "f", "n")
 # What this module or the mirror reads itself. Of all else wandb is asked, which takes a second to load.
 READ_HERE = {"MODE", "DISABLED", "PROJECT", "ENTITY", "RUN_GROUP", "TAGS", "RUN_ID", "NAME", "SWEEP_ID"}
@@ -18,7 +19,8 @@ FREE = {"SWEEP_PARAM_PATH", "API_KEY", "BASE_URL", "CONFIG_DIR", "CACHE_DIR", "D
 
 
 def effective(asked: Tracking, environ: Mapping[str, str] = os.environ) -> Tracking:
-    """What is asked for, with WANDB_MODE, WANDB_DISABLED, WANDB_PROJECT, WANDB_ENTITY, WANDB_RUN_GROUP and WANDB_TAGS.
+    """What is asked for; where that says nothing, what WANDB_MODE, WANDB_DISABLED, WANDB_PROJECT, WANDB_ENTITY,
+    WANDB_RUN_GROUP and WANDB_TAGS say, else offline and the project moco.
 
     Raises:
         UserError: W&B would refuse a variable.
@@ -26,15 +28,14 @@ def effective(asked: Tracking, environ: Mapping[str, str] = os.environ) -> Track
     if asked.name != "wandb":
         return asked
     given = {name: environ[f"WANDB_{name}"].strip() for name in READ_HERE if environ.get(f"WANDB_{name}", "").strip()}
-    default = Tracking(name="wandb")
     changes: dict[str, Json] = {}
-    if asked.mode == default.mode:
+    if asked.mode is None:
         mode = _mode(given)
         changes |= {"name": "none"} if mode is None else {"mode": mode}
     for key, name in (("project", "PROJECT"), ("entity", "ENTITY"), ("group", "RUN_GROUP")):
-        if name in given and getattr(asked, key) == getattr(default, key):
-            changes[key] = given[name]
-    if "TAGS" in given and not asked.tags:
+        if getattr(asked, key) is None:
+            changes[key] = given.get(name, PROJECT if key == "project" else None)
+    if "TAGS" in given and asked.tags is None:
         changes["tags"] = [tag.strip() for tag in given["TAGS"].split(",") if tag.strip()]
     try:
         return Tracking.model_validate(asked.model_dump() | changes)

@@ -1,4 +1,4 @@
-"""Variables of W&B's: they count where the configuration has the default, and nonsense is refused before anything starts."""
+"""Variables of W&B's: they count where the configuration says nothing, and nonsense is refused before anything starts."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ WANDB = Tracking(name="wandb")
         ({"WANDB_TAGS": "a, b,"}, "tags", ["a", "b"]),
     ],
 )
-def test_the_environment_speaks_where_the_configuration_has_the_default(
+def test_the_environment_speaks_where_the_configuration_says_nothing(
     environ: dict[str, str], key: str, value: object
 ) -> None:
     assert getattr(effective(WANDB, environ), key) == value
@@ -36,6 +36,18 @@ def test_the_environment_speaks_where_the_configuration_has_the_default(
     assert effective(typed, environ) == typed
     none = Tracking(name="none")
     assert effective(none, environ) == none
+
+
+def test_what_is_typed_counts_also_where_it_says_what_would_be_so_anyway() -> None:
+    untouched = checked("tracker=wandb").tracker
+    default = effective(untouched, {})
+    assert (default.mode, default.project, default.entity, default.tags) == ("offline", "moco", None, None)
+    environ = {"WANDB_MODE": "online", "WANDB_PROJECT": "theirs", "WANDB_TAGS": "a"}
+    assert effective(untouched, environ) == WANDB.model_copy(
+        update={"mode": "online", "project": "theirs", "tags": ["a"]}
+    )
+    typed = checked("tracker=wandb", "tracker.mode=offline", "tracker.project=moco", "tracker.tags=[]").tracker
+    assert effective(typed, {**environ, "WANDB_DISABLED": "true"}) == typed
 
 
 @pytest.mark.parametrize(
