@@ -35,6 +35,8 @@ KNN_HEAD = Protocol("knn_head", "kNN (head)", "kNN on the head's output")
 LINEAR = Protocol("linear", "Linear", "Linear evaluation", probe="augmented", recipe_key="linear")
 LINEAR_CACHED = Protocol("linear_cached", "Linear (cached)", "Linear evaluation on cached features", probe="cached")
 
+GUESSED = "is what guessing gives"  # said of a kNN top-1 that tells of a collapse
+
 TABULATED = (KNN, LINEAR, LINEAR_CACHED)  # in the order of tables
 LINEAR_PROTOCOLS = {p.probe: p for p in TABULATED if p.probe}  # by the choice of probe
 ACCURACIES = tuple(p.metric(k) for p in (KNN, KNN_HEAD, LINEAR, LINEAR_CACHED) for k in (1, 5))

@@ -11,7 +11,7 @@ from moco.analysis.recipes import follows
 from moco.analysis.records import Entry, Result, fold, read, state_counts, states
 from moco.analysis.statistics import Score, spread
 from moco.io import Json
-from moco.protocols import KNN, TABULATED, Protocol
+from moco.protocols import GUESSED, KNN, TABULATED, Protocol
 from moco.runs.run import Run
 from moco.runs.settings import Flat, varying
 
@@ -62,7 +62,7 @@ def lines(runs: Iterable[Run]) -> list[Line]:
         print(f"left out of the table: {counts} (python -m moco status names them)", file=sys.stderr)
     done = [entry for entry in entries if entry.result]
     if guessing := [entry.run.id for entry in done if entry.result and entry.result.at_chance]:
-        print(f"warning: kNN is what guessing gives, probably collapsed: {', '.join(guessing)}", file=sys.stderr)
+        print(f"warning: kNN {GUESSED}, probably collapsed: {', '.join(guessing)}", file=sys.stderr)
     extra = [key for key in varying([entry.flat for entry in done]) if key not in SETTINGS and key != "seed"]
     return [line for members in fold(done) for line in _of_configuration(members, extra)]
 

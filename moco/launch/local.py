@@ -19,6 +19,7 @@ from moco.errors import UserError
 from moco.launch import slurm_client as slurm
 from moco.launch.job import Process, Task, environment, python_path
 from moco.launch.options import LocalOptions
+from moco.launch.telling import Warnings
 from moco.runs.lease import Place
 from moco.runs.state import State
 from moco.runs.sweep import Sweep
@@ -99,7 +100,7 @@ class LocalLauncher:
         self.running: list[Running] = []
         self.ends: dict[Path, State] = {}
         self.failures, self.look = 0, 0.0
-        self.warned: set[str] = set()
+        self.warnings = Warnings()
 
     def begin(self, start: Sequence[Task], waiting: Sequence[Task]) -> None:
         """Takes the tasks; nothing runs yet."""
@@ -218,10 +219,7 @@ class LocalLauncher:
         score = f"  {value:.2f}" if value is not None else ""
         took = "elsewhere" if seconds is None else duration(seconds)
         _say(f"[{len(self.ends)}/{self.total}] {state}  {task.label}{score}  ({took})", sys.stdout)
-        for line in task.run.warnings():
-            if line not in self.warned:  # of many points that share one, the first
-                self.warned.add(line)
-                _say(f"    {line}")
+        self.warnings.tell(task.run)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

@@ -18,6 +18,7 @@ from moco.errors import UserError
 from moco.launch import slurm_client as slurm
 from moco.launch.job import Task, environment, python_path
 from moco.launch.options import SlurmOptions
+from moco.launch.telling import Warnings
 from moco.runs.lease import Place, release
 from moco.runs.state import State
 from moco.runs.sweep import Sweep
@@ -78,7 +79,7 @@ class SlurmLauncher:
     def _follow(self, tasks: list[Task]) -> dict[Path, State]:
         """Waits for the ends of the tasks and tells each."""
         failures, ends, limit, before = 0, dict[Path, State](), self.options.fail_fast, 0
-        pause, longest = POLL
+        (pause, longest), warnings = POLL, Warnings()
         while tasks:
             time.sleep(pause)
             pause = min(1.1 * pause, longest)
@@ -94,6 +95,7 @@ class SlurmLauncher:
                 ends[task.run.folder] = state
                 failures += state not in (State.DONE, State.STOPPED)
                 print(f"{state}  {task.label}", flush=True)
+                warnings.tell(task.run)
             if limit and failures >= limit and tasks:
                 print(f"fail_fast={limit}: the rest is cancelled", file=sys.stderr)
                 slurm.cancel_jobs([job for task in tasks for job in slurm.queued_jobs(task.run, queue)])

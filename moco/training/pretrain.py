@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from moco.config.schema import Config, LinearEval
 from moco.io import Json
-from moco.protocols import KNN, LINEAR_PROTOCOLS, TABULATED, Protocol
+from moco.protocols import GUESSED, KNN, LINEAR_PROTOCOLS, TABULATED, Protocol
 from moco.runs.identity import folder_name
 from moco.runs.lease import BY_HAND, Place
 from moco.runs.run import Run
@@ -58,7 +58,7 @@ def train(
         print(f"{run.folder} is done: {summary(result)}")
         if result.get("at_chance"):
             print(
-                f"warning: kNN top-1 of {number(result, KNN.top1):.2f} is what guessing gives, so the features have "
+                f"warning: kNN top-1 of {number(result, KNN.top1):.2f} {GUESSED}, so the features have "
                 "probably collapsed: try a lower optimizer.lr, or other settings of the method",
                 file=sys.stderr,
                 flush=True,
