@@ -26,7 +26,15 @@ class Configuration:
 
     def values(self, metric: str) -> list[float]:
         """The metric of each seed that has it."""
-        return [e.result.metrics[metric] for e in self.entries if e.result and metric in e.result.metrics]
+        return list(self.by_seed(metric).values())
+
+    def by_seed(self, metric: str) -> dict[str, float]:
+        """The metric of each seed that has it, by seed."""
+        return {
+            str(e.flat.get("seed")): e.result.metrics[metric]
+            for e in self.entries
+            if e.result and metric in e.result.metrics
+        }
 
     @functools.cache  # noqa: B019 - lives as long as the command
     def score(self, metric: str) -> Score | None:

@@ -1,4 +1,4 @@
-"""The answer in words: which configuration is best, by how much, and whether to believe it.
+"""The answer in words: which configuration is best, by how much, and which others are not told apart from it.
 
 Numbers are accuracies in percent after the last epoch; those of a best epoch are never used.
 """
@@ -7,13 +7,12 @@ from collections.abc import Sequence
 
 from moco.analysis.configurations import Configuration, configurations, scored
 from moco.analysis.records import Entry
-from moco.analysis.statistics import CONFIDENCE, Score, difference, spread
+from moco.analysis.statistics import CONFIDENCE, Score, below_best, not_told_apart
 from moco.protocols import KNN, TABULATED
 from moco.runs.settings import Flat
 from moco.runs.state import State
 
 NAMED = 4  # so many runs are named in a sentence, the rest counted
-FEW = 5  # with fewer seeds the interval is said to be rough
 
 Ranking = Sequence[tuple[Configuration, Score]]
 
@@ -51,8 +50,8 @@ def _answer(found: Sequence[Configuration], prefix: str) -> list[str]:
         return [f"{prefix}One configuration has finished, {best.label}: {reached}.", *_linear(found, ranking, prefix)]
     counts = sorted({s.n for _, s in ranking})
     said = [
-        f"{prefix}{best.label} is the best of {len(ranking)} configurations: {reached}.",
-        _margin(best, ranking[1][0]),
+        f"{prefix}{best.label} {_standing(ranking, reached)}",
+        _margin(ranking),
         *_linear(found, ranking, prefix),
         f"Seeds of each configuration: {counts[0]}" + (f" to {counts[-1]}." if len(counts) > 1 else "."),
     ]
@@ -64,25 +63,47 @@ def _answer(found: Sequence[Configuration], prefix: str) -> list[str]:
     return said
 
 
-def _margin(best: Configuration, second: Configuration) -> str:
-    """By how much the best is above the next, and what that is worth."""
-    a, b = best.values(KNN.top1), second.values(KNN.top1)
-    between = difference(a, b)
-    if between is None:
-        apart = spread(a).mean - spread(b).mean
-        single = best if len(a) == 1 else second
-        which = "With one seed each" if len(a) == len(b) else f"With one seed of {single.label}"
-        return (
-            f"The next, {second.label}, is {apart:.2f} points below. {which} a small difference may be chance: "
-            "seed=0,1,2 on the command line gives three."
-        )
-    verdict = "more than seeds explain" if between.low > 0 else "so the two are not told apart"
-    least = min(len(a), len(b))
-    few = f"; with {least} seeds it is rough and too narrow" if least < FEW else ""
-    return (
-        f"The next, {second.label}, is {between.mean:.2f} points below ({CONFIDENCE:.0%} bootstrap interval over seeds "
-        f"{between.low:.2f} to {between.high:.2f}{few}), {verdict}."
-    )
+def _standing(ranking: Ranking, reached: str) -> str:
+    """Where the first stands, and which of the others seeds do not tell apart from it."""
+    others = len(ranking) - 1
+    if all(score.n == 1 for _, score in ranking):
+        return f"is highest of {len(ranking)} configurations: {reached}, but with one seed each nothing is told apart."
+    close = [ranking[i] for i in not_told_apart(_by_seed(ranking, KNN.top1))]
+    if not close:
+        whom = "all others" if others > 1 else "the other"
+        return f"is the best of {len(ranking)} configurations: {reached}, told apart from {whom} by seeds."
+    single = sum(score.n == 1 for _, score in close)
+    note = f" ({single} of them with one seed)" if single else ""
+    names = ", ".join(configuration.label for configuration, _ in close[:NAMED])
+    more = f" and {len(close) - NAMED} more" if len(close) > NAMED else ""
+    return f"is highest of {len(ranking)} configurations: {reached}, but {_close(len(close), others)}{note}: {names}{more}."
+
+
+def _close(count: int, others: int) -> str:
+    """That so many of the others are not told apart from the first."""
+    if count == others:
+        return f"{'the other is not' if others == 1 else f'none of the {others} others is'} told apart from it"
+    return f"{count} of {others} others {'is' if count == 1 else 'are'} not told apart from it"
+
+
+def _margin(ranking: Ranking) -> str:
+    """By how much the first is above the next, and how sure that is."""
+    (best, score), (second, next_score) = ranking[:2]
+    below = f"The next, {second.label}, is {score.mean - next_score.mean:.2f} points below"
+    if min(score.n, next_score.n) == 1:
+        single = best if score.n == 1 else second
+        which = "one seed each" if score.n == next_score.n else f"one seed of {single.label}"
+        return f"{below}. With {which} this may be chance: seed=0,1,2 on the command line gives three."
+    found = below_best(_by_seed(ranking, KNN.top1))[1]
+    if found is None:
+        return f"{below}. Nothing varies from seed to seed, so there is no interval."
+    compared = sum(score.n > 1 for _, score in ranking)
+    together = f", {compared} compared at once" if compared > 2 else ""
+    return f"{below} ({CONFIDENCE:.0%} interval over seeds{together}: {found.low:.2f} to {found.high:.2f})."
+
+
+def _by_seed(ranking: Ranking, metric: str) -> list[dict[str, float]]:
+    return [configuration.by_seed(metric) for configuration, _ in ranking]
 
 
 def _percent(score: Score) -> str:
@@ -98,7 +119,9 @@ def _linear(found: Sequence[Configuration], by_knn: Ranking, prefix: str) -> lis
         first, score = ranking[0]
         whose = "the same one" if first is by_knn[0][0] else first.label
         of = f" (of {len(ranking)} that have it)" if len(ranking) < len(by_knn) else ""
-        said.append(f"{prefix}{protocol.words} puts {whose} first{of}: {_percent(score)}.")
+        close = not_told_apart(_by_seed(ranking, protocol.top1)) if any(score.n > 1 for _, score in ranking) else []
+        but = f", but {_close(len(close), len(ranking) - 1)}" if close else ""
+        said.append(f"{prefix}{protocol.words} puts {whose} first{of}: {_percent(score)}{but}.")
     return said
 
 

@@ -1,6 +1,7 @@
 """Configurations over their seeds, and the answer in words."""
 
 import json
+import shutil
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -8,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from folders import point, write_run
+from scipy import stats
 
 from moco.analysis.configurations import Configuration, configurations, ranked, scored
 from moco.analysis.records import look
-from moco.analysis.statistics import difference
 from moco.analysis.summary import sentences
 from moco.runs.listing import all_runs
 from moco.runs.run import Run
@@ -78,35 +79,89 @@ def test_labels_are_the_method_or_what_was_swept(finish, tmp_path: Path) -> None
 
 
 def test_seeds_that_tell_two_apart(seeds, answer) -> None:
+    lower = [76.2, 77.8, 77.2]
     seeds(A, "temperature=0.1")
-    seeds([v - 5 for v in A], "temperature=0.2")
+    seeds(lower, "temperature=0.2")
     first, second, *rest = answer().splitlines()
-    expected = f"{np.mean(A):.2f} ± {statistics.stdev(A):.2f} % (n=3)"
-    assert first == f"temperature=0.1 is the best of 2 configurations: {expected} kNN top-1 after the last epoch."
-    found = difference(A, [v - 5 for v in A])
-    assert second.startswith("The next, temperature=0.2, is 5.00 points below (95% bootstrap interval over seeds ")
-    assert f"{found.low:.2f} to {found.high:.2f}; with 3 seeds it is rough and too narrow), more than seeds" in second
+    expected = f"{np.mean(A):.2f} ± {statistics.stdev(A):.2f} % (n=3) kNN top-1 after the last epoch"
+    assert first == f"temperature=0.1 is the best of 2 configurations: {expected}, told apart from the other by seeds."
+    low, high = stats.ttest_rel(A, lower).confidence_interval()
+    assert (
+        second == f"The next, temperature=0.2, is 5.00 points below (95% interval over seeds: {low:.2f} to {high:.2f})."
+    )
     assert "Seeds of each configuration: 3." in rest
 
 
 def test_seeds_that_do_not(seeds, answer) -> None:
     seeds(A, "temperature=0.1")
-    seeds([v - 0.2 for v in A], "temperature=0.2")
-    assert "is 0.20 points below" in answer() and "so the two are not told apart" in answer()
+    seeds(B, "temperature=0.2")
+    first, second, *_ = answer().splitlines()
+    assert first.startswith("temperature=0.1 is highest of 2 configurations: ")
+    assert first.endswith(" after the last epoch, but the other is not told apart from it: temperature=0.2.")
+    assert "is 1.27 points below (95% interval over seeds: -0.33 to 2.86)." in second
+
+
+def test_those_that_are_not_told_apart_are_named(seeds, answer) -> None:
+    for t, values in ((0.1, A), (0.2, B), (0.3, [60.0, 61.0, 60.5]), (0.4, [81.0, 80.9, 81.1])):
+        seeds(values, f"temperature={t}", linear=60 - t)
+    first, second, *rest = answer().splitlines()
+    assert first.startswith("temperature=0.1 is highest of 4 configurations: ")
+    assert first.endswith("but 2 of 3 others are not told apart from it: temperature=0.4, temperature=0.2.")
+    assert "(95% interval over seeds, 4 compared at once: " in second
+    assert rest[0].startswith("Linear evaluation puts the same one first: 59.90 ± 0.00 % (n=3), but none")
+
+
+def test_many_that_are_not_told_apart_are_counted(seeds, answer) -> None:
+    for t in range(1, 8):
+        seeds([A[0] - t / 100, A[1], A[2] + t / 50 * (t % 2)], f"temperature=0.{t}", linear=60 + t / 10)
+    assert "highest of 7 configurations" in (first := answer().splitlines()[0])
+    assert "but none of the 6 others is told apart from it: temperature=0." in first
+    assert first.count("temperature=") == 5 and first.endswith(" and 2 more.")
+
+
+def test_linear_evaluation_names_how_many_are_not_told_apart(finish, answer) -> None:
+    for t, values in ((0.1, A), (0.2, B), (0.3, [50.0, 51.0, 50.5])):
+        for seed, value in enumerate(values):
+            finish(f"temperature={t}", f"seed={seed}", top1=50.0, linear=value)
+    assert "Linear evaluation puts" in answer()
+    assert "(n=3), but 1 of 2 others is not told apart from it." in answer()
+
+
+def test_without_variation_there_is_no_interval(seeds, answer) -> None:
+    seeds([51.0, 51.0], "temperature=0.1")
+    seeds([50.0, 50.0], "temperature=0.2")
+    assert "but the other is not told apart from it: temperature=0.2." in answer()
+    assert "is 1.00 points below. Nothing varies from seed to seed, so there is no interval." in answer()
 
 
 def test_one_seed_each_may_be_chance_and_says_what_to_type(finish, answer) -> None:
     finish("temperature=0.1", top1=51.0)
     finish("temperature=0.2", top1=50.0)
-    assert "temperature=0.2, is 1.00 points below. With one seed each a small difference may be chance" in answer()
+    first, second, *_ = answer().splitlines()
+    assert first.startswith(
+        "temperature=0.1 is highest of 2 configurations: 51.00 % kNN top-1 after the last epoch, but"
+    )
+    assert first.endswith("with one seed each nothing is told apart.")
+    assert second.startswith("The next, temperature=0.2, is 1.00 points below. With one seed each this may be chance")
     assert "seed=0,1,2" in answer() and "interval" not in answer() and "±" not in answer()
 
 
 def test_one_seed_beside_several(seeds, finish, answer) -> None:
     seeds([50.0, 51.0], "temperature=0.1")
     finish("temperature=0.2", top1=60.0)
-    assert "With one seed of temperature=0.2 a small difference may be chance" in answer()
+    assert "but the other is not told apart from it: temperature=0.1." in answer()
+    assert "With one seed of temperature=0.2 this may be chance" in answer()
     assert "Seeds of each configuration: 1 to 2." in answer()
+    finish("temperature=0.3", top1=40.0)
+    assert "none of the 2 others is told apart from it (1 of them with one seed): temperature=0.1" in answer()
+
+
+def test_the_same_run_in_two_folders_counts_once(seeds, answer, tmp_path: Path) -> None:
+    seeds([50.0, 51.0], "temperature=0.1")
+    seeds([40.0, 41.5], "temperature=0.2")
+    runs = all_runs(tmp_path / "runs")
+    copy = shutil.copytree(runs[0].folder, tmp_path / "elsewhere" / runs[0].folder.name)
+    assert answer([*runs, Run(copy)]) == answer(runs)
 
 
 def test_the_last_epoch_counts_and_the_best_is_never_shown(finish, answer) -> None:
@@ -114,7 +169,7 @@ def test_the_last_epoch_counts_and_the_best_is_never_shown(finish, answer) -> No
         folder = finish(f"temperature={t}", top1=last)
         result = json.loads((folder / "result.json").read_text())
         (folder / "result.json").write_text(json.dumps(result | {"best": {"knn/top1": best, "epoch": 3}}))
-    assert answer().startswith("temperature=0.1 is the best of 2 configurations: 51.00 %")
+    assert answer().startswith("temperature=0.1 is highest of 2 configurations: 51.00 %")
     assert "77.77" not in answer() and "88.88" not in answer()
 
 
@@ -133,7 +188,7 @@ def test_data_sets_are_not_compared_with_each_other(finish, answer) -> None:
     finish("temperature=0.2", top1=91.0)
     finish("data=cifar100", top1=60.0)
     said = answer()
-    assert "On cifar10: data=cifar10 temperature=0.2 is the best of 2 configurations" in said
+    assert "On cifar10: data=cifar10 temperature=0.2 is highest of 2 configurations" in said
     assert "On cifar100: One configuration has finished, data=cifar100 temperature=0.1: 60.00 %" in said
 
 
