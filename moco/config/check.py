@@ -114,7 +114,19 @@ def _fit(
             for key in foreign
             if (kind := wrong_kind(takes, key, section[key]))
         ]
-    return fitted, problems
+    return fitted, problems + ([] if fold else _unused_moments(fitted, typed or ()))
+
+
+def _unused_moments(fitted: Mapping[str, object], typed: Collection[str]) -> list[str]:
+    """A line for data.mean and data.std that were typed, where images are not normalised; data's file may bring its own."""
+    augment, data = fitted.get("augment"), fitted.get("data")
+    if not isinstance(augment, Mapping) or not isinstance(data, Mapping) or augment.get("normalize") is not False:
+        return []
+    keys = [f"data.{key}" for key in ("mean", "std") if data.get(key) is not None and f"data.{key}" in typed]
+    if not keys:
+        return []
+    are, them = ("are", "them") if len(keys) > 1 else ("is", "it")
+    return [f"{' and '.join(keys)} {are} not used with augment.normalize=false: leave {them} out"]
 
 
 def _without_hidden_layer(method: Mapping[str, object], typed: frozenset[str] | None) -> dict[str, object]:

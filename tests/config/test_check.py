@@ -172,6 +172,17 @@ def test_a_mean_needs_a_deviation_above_0():
     assert checked("data.mean=[0,0,0]", "data.std=[1,1,1]").data.std == [1, 1, 1]
 
 
+def test_moments_that_are_typed_and_not_used_are_refused_and_those_of_a_file_are_not():
+    given = ("data.mean=[0.5,0.5,0.5]", "data.std=[0.2,0.2,0.2]")
+    for words in (("augment.normalize=false",), ("recipe=simclr_cifar",)):
+        assert problems(*words, *given) == [
+            "data.mean and data.std are not used with augment.normalize=false: leave them out"
+        ]
+        assert problems(*words, given[0]) == ["data.mean is not used with augment.normalize=false: leave it out"]
+        assert checked(*words).data.mean == [0.4914, 0.4822, 0.4465]
+        assert checked(*words, "data.mean=null", "data.std=null").data.mean is None
+
+
 @pytest.mark.parametrize(
     "words, line",
     [
