@@ -67,7 +67,7 @@ def _standing(ranking: Ranking, reached: str) -> str:
     """Where the first stands, and which of the others seeds do not tell apart from it."""
     others = len(ranking) - 1
     if all(score.n == 1 for _, score in ranking):
-        return f"is highest of {len(ranking)} configurations: {reached}, but with one seed each nothing is told apart."
+        return f"is the highest of {len(ranking)} configurations: {reached}, but with one seed each they are not told apart."
     close = [ranking[i] for i in not_told_apart(_by_seed(ranking, KNN.top1))]
     if not close:
         whom = "all others" if others > 1 else "the other"
@@ -76,7 +76,7 @@ def _standing(ranking: Ranking, reached: str) -> str:
     note = f" ({single} of them with one seed)" if single else ""
     names = ", ".join(configuration.label for configuration, _ in close[:NAMED])
     more = f" and {len(close) - NAMED} more" if len(close) > NAMED else ""
-    return f"is highest of {len(ranking)} configurations: {reached}, but {_close(len(close), others)}{note}: {names}{more}."
+    return f"is the highest of {len(ranking)} configurations: {reached}, but {_close(len(close), others)}{note}: {names}{more}."
 
 
 def _close(count: int, others: int) -> str:
@@ -93,7 +93,7 @@ def _margin(ranking: Ranking) -> str:
     if min(score.n, next_score.n) == 1:
         single = best if score.n == 1 else second
         which = "one seed each" if score.n == next_score.n else f"one seed of {single.label}"
-        return f"{below}. With {which} this may be chance: seed=0,1,2 on the command line gives three."
+        return f"{below}, which may be chance with {which}: seed=0,1,2 on the command line gives three."
     found = below_best(_by_seed(ranking, KNN.top1))[1]
     if found is None:
         return f"{below}. Nothing varies from seed to seed, so there is no interval."

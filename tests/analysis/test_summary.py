@@ -96,7 +96,7 @@ def test_seeds_that_do_not(seeds, answer) -> None:
     seeds(A, "temperature=0.1")
     seeds(B, "temperature=0.2")
     first, second, *_ = answer().splitlines()
-    assert first.startswith("temperature=0.1 is highest of 2 configurations: ")
+    assert first.startswith("temperature=0.1 is the highest of 2 configurations: ")
     assert first.endswith(" after the last epoch, but the other is not told apart from it: temperature=0.2.")
     assert "is 1.27 points below (95% interval over seeds: -0.33 to 2.86)." in second
 
@@ -105,7 +105,7 @@ def test_those_that_are_not_told_apart_are_named(seeds, answer) -> None:
     for t, values in ((0.1, A), (0.2, B), (0.3, [60.0, 61.0, 60.5]), (0.4, [81.0, 80.9, 81.1])):
         seeds(values, f"temperature={t}", linear=60 - t)
     first, second, *rest = answer().splitlines()
-    assert first.startswith("temperature=0.1 is highest of 4 configurations: ")
+    assert first.startswith("temperature=0.1 is the highest of 4 configurations: ")
     assert first.endswith("but 2 of 3 others are not told apart from it: temperature=0.4, temperature=0.2.")
     assert "(95% interval over seeds, 4 compared at once: " in second
     assert rest[0].startswith("Linear evaluation puts the same one first: 59.90 ± 0.00 % (n=3), but none")
@@ -139,10 +139,10 @@ def test_one_seed_each_may_be_chance_and_says_what_to_type(finish, answer) -> No
     finish("temperature=0.2", top1=50.0)
     first, second, *_ = answer().splitlines()
     assert first.startswith(
-        "temperature=0.1 is highest of 2 configurations: 51.00 % kNN top-1 after the last epoch, but"
+        "temperature=0.1 is the highest of 2 configurations: 51.00 % kNN top-1 after the last epoch, but"
     )
-    assert first.endswith("with one seed each nothing is told apart.")
-    assert second.startswith("The next, temperature=0.2, is 1.00 points below. With one seed each this may be chance")
+    assert first.endswith("with one seed each they are not told apart.")
+    assert second.startswith("The next, temperature=0.2, is 1.00 points below, which may be chance with one seed each")
     assert "seed=0,1,2" in answer() and "interval" not in answer() and "±" not in answer()
 
 
@@ -150,7 +150,7 @@ def test_one_seed_beside_several(seeds, finish, answer) -> None:
     seeds([50.0, 51.0], "temperature=0.1")
     finish("temperature=0.2", top1=60.0)
     assert "but the other is not told apart from it: temperature=0.1." in answer()
-    assert "With one seed of temperature=0.2 this may be chance" in answer()
+    assert "which may be chance with one seed of temperature=0.2" in answer()
     assert "Seeds of each configuration: 1 to 2." in answer()
     finish("temperature=0.3", top1=40.0)
     assert "none of the 2 others is told apart from it (1 of them with one seed): temperature=0.1" in answer()
@@ -169,7 +169,7 @@ def test_the_last_epoch_counts_and_the_best_is_never_shown(finish, answer) -> No
         folder = finish(f"temperature={t}", top1=last)
         result = json.loads((folder / "result.json").read_text())
         (folder / "result.json").write_text(json.dumps(result | {"best": {"knn/top1": best, "epoch": 3}}))
-    assert answer().startswith("temperature=0.1 is highest of 2 configurations: 51.00 %")
+    assert answer().startswith("temperature=0.1 is the highest of 2 configurations: 51.00 %")
     assert "77.77" not in answer() and "88.88" not in answer()
 
 
@@ -188,7 +188,7 @@ def test_data_sets_are_not_compared_with_each_other(finish, answer) -> None:
     finish("temperature=0.2", top1=91.0)
     finish("data=cifar100", top1=60.0)
     said = answer()
-    assert "On cifar10: data=cifar10 temperature=0.2 is highest of 2 configurations" in said
+    assert "On cifar10: data=cifar10 temperature=0.2 is the highest of 2 configurations" in said
     assert "On cifar100: One configuration has finished, data=cifar100 temperature=0.1: 60.00 %" in said
 
 
