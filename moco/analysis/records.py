@@ -228,6 +228,16 @@ def states(runs: Sequence[Run], queue: "slurm.Queue | None" = None) -> list[Stat
     return found
 
 
+def clock_note(number: int) -> str:
+    """The line on so many runs whose states this machine's clock tells; empty where there is none."""
+    if not number:
+        return ""
+    runs = "1 run of another machine is" if number == 1 else f"{number} runs of other machines are"
+    return (
+        f"{runs} judged by this machine's clock, since nothing can be written there: status --watch sees after a minute"
+    )
+
+
 def state_counts(states: Iterable[State]) -> str:
     """How many runs are in each state: 7 done, 1 failed."""
     return ", ".join(f"{n} {state}" for state, n in Counter(states).most_common())

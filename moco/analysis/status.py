@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from moco.analysis.records import Entry, is_number, read, state_counts, states
+from moco.analysis.records import Entry, clock_note, is_number, read, state_counts, states
 from moco.analysis.terminal import GAP, Column, draw
 from moco.io import Json
 from moco.launch import slurm_client as slurm
@@ -39,6 +39,7 @@ class Standing:
         where: the machine with its device, or why the queue lets the run wait.
         job: its id in the queue.
         trouble: how the last linear evaluation of a finished run ended, if not well.
+        by_own_clock: whether only this machine's clock tells if it runs, elsewhere.
     """
 
     id: str
@@ -53,6 +54,7 @@ class Standing:
     where: str = ""
     job: str = ""
     trouble: str = ""
+    by_own_clock: bool = False
 
 
 def standings(runs: Sequence[Run]) -> list[Standing]:
@@ -88,6 +90,7 @@ def _standing(entry: Entry, state: State, settings: str, queue: "Mapping[str, sl
         where=_where(holder, waiting) if holder and running else waiting.reason if waiting else "",
         job=job.job if job else "",
         trouble=_trouble(run) if state == State.DONE and holder and holder.what == "linear_eval" else "",
+        by_own_clock=state in (State.RUNNING, State.KILLED) and run.by_own_clock,
     )
 
 
@@ -179,7 +182,7 @@ def _repeat(look: Callable[[], Sequence[Standing]], seconds: float, tell: Callab
         while True:
             found = look()
             tell(found)
-            if all(s.state.is_finished for s in found):
+            if all(s.state.is_finished and not s.by_own_clock for s in found):
                 return
             time.sleep(seconds)
 
@@ -190,6 +193,7 @@ def _clock(seconds: float) -> str:
 
 def _counts(found: Sequence[Standing]) -> str:
     told = [state_counts(s.state for s in found)]
+    told += filter(None, [clock_note(sum(s.by_own_clock for s in found))])
     told += [f"linear evaluation of {s.id} {s.trouble}: see python -m moco logs {s.id}" for s in found if s.trouble]
     return "\n".join(told)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
 from moco.analysis.recipes import follows
-from moco.analysis.records import Entry, Result, fold, read, state_counts, states
+from moco.analysis.records import Entry, Result, clock_note, fold, read, state_counts, states
 from moco.analysis.statistics import Score, spread
 from moco.io import Json
 from moco.protocols import GUESSED, KNN, TABULATED, Protocol
@@ -60,6 +60,8 @@ def lines(runs: Iterable[Run]) -> list[Line]:
     if unfinished := [entry.run for entry in entries if not entry.result and not entry.problem]:
         counts = state_counts(states(unfinished))
         print(f"left out of the table: {counts} (python -m moco status names them)", file=sys.stderr)
+        if note := clock_note(sum(run.by_own_clock for run in unfinished)):
+            print(note, file=sys.stderr)
     done = [entry for entry in entries if entry.result]
     if guessing := [entry.run.id for entry in done if entry.result and entry.result.at_chance]:
         print(f"warning: kNN {GUESSED}, probably collapsed: {', '.join(guessing)}", file=sys.stderr)

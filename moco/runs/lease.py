@@ -15,6 +15,7 @@ from pathlib import Path
 
 from moco.errors import UserError
 from moco.io import Json, locked, read_mapping, write_json
+from moco.runs.clock import silence
 from moco.runs.state import State
 
 HEARTBEAT = 10.0  # seconds between heartbeats
@@ -237,40 +238,6 @@ def alive(path: Path, holder: Holder) -> bool:
     if holder.machine == machine():
         return born(holder.pid) == holder.born
     return silence(path) < STALE
-
-
-def silence(path: Path) -> float:
-    """Seconds since the lease's last heartbeat, by the clock that stamps the files: those of two hosts may differ by hours."""
-    try:
-        last = path.stat().st_mtime
-    except OSError:
-        return float("inf")
-    return _clock(path.parent) - last
-
-
-def _clock(folder: Path) -> float:
-    """The time that a file gets which is written there now; this host's own for who may not write there.
-
-    It is asked for once a minute on each file system, since a look at a sweep asks for many runs.
-    """
-    now, device = time.monotonic(), os.stat(folder).st_dev
-    asked, ahead = _clocks.get(device, (float("-inf"), 0.0))
-    if now - asked < 60:
-        return now + ahead
-    probe = folder / f".clock.{os.getpid()}.{threading.get_ident()}"
-    try:
-        with open(probe, "wb") as file:
-            stamp = os.fstat(file.fileno()).st_mtime
-    except OSError:
-        return time.time()
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink()
-    _clocks[device] = now, stamp - now
-    return stamp
-
-
-_clocks: dict[int, tuple[float, float]] = {}  # by file system: when it was asked, and how far it is ahead of monotonic
 
 
 def machine() -> str:

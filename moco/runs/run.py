@@ -29,8 +29,9 @@ from typing import TYPE_CHECKING
 from moco.errors import UserError
 from moco.io import FULL, Json, Unwritable, read_mapping, write_atomic, write_json, writing
 from moco.protocols import KNN
+from moco.runs.clock import by_own_clock, silence
 from moco.runs.identity import flatten
-from moco.runs.lease import BY_HAND, Damaged, Holder, Lease, Place, Stopped, alive, ending, silence
+from moco.runs.lease import BY_HAND, Damaged, Holder, Lease, Place, Stopped, alive, ending
 from moco.runs.state import State
 
 if TYPE_CHECKING:
@@ -203,6 +204,11 @@ class Run:
     def silence(self) -> float:
         """Seconds since the lease's last heartbeat."""
         return silence(self.folder / "lease.json")
+
+    @property
+    def by_own_clock(self) -> bool:
+        """Whether only this machine's clock tells if its holder, on another machine, lives."""
+        return by_own_clock(self.folder / "lease.json")
 
     def inspect(self) -> None:
         """Looks through the folder before somebody works in it.
