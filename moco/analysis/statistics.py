@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias
 CONFIDENCE = 0.95
 ROUNDING = 1e-9  # what is less than this, in percent, comes from floating point
 
-Seeds: TypeAlias = Mapping[str, float]  # a metric of one configuration, by seed
+Seeds: TypeAlias = Mapping[str, float]  # a metric of one configuration by seed, at least one
 
 
 @dataclass(frozen=True)

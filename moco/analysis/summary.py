@@ -96,7 +96,7 @@ def _margin(ranking: Ranking) -> str:
         return f"{below}, which may be chance with {which}: seed=0,1,2 on the command line gives three."
     found = below_best(_by_seed(ranking, KNN.top1))[1]
     if found is None:
-        return f"{below}. Nothing varies from seed to seed, so there is no interval."
+        return f"{below}. That does not vary from seed to seed, so there is no interval."
     compared = sum(score.n > 1 for _, score in ranking)
     together = f", {compared} compared at once" if compared > 2 else ""
     return f"{below} ({CONFIDENCE:.0%} interval over seeds{together}: {found.low:.2f} to {found.high:.2f})."

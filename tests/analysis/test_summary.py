@@ -131,7 +131,7 @@ def test_without_variation_there_is_no_interval(seeds, answer) -> None:
     seeds([51.0, 51.0], "temperature=0.1")
     seeds([50.0, 50.0], "temperature=0.2")
     assert "but the other is not told apart from it: temperature=0.2." in answer()
-    assert "is 1.00 points below. Nothing varies from seed to seed, so there is no interval." in answer()
+    assert "is 1.00 points below. That does not vary from seed to seed, so there is no interval." in answer()
 
 
 def test_one_seed_each_may_be_chance_and_says_what_to_type(finish, answer) -> None:
