@@ -3,20 +3,18 @@
 import contextlib
 import os
 import shlex
-import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from moco.errors import UserError
 from moco.launch import slurm_client as slurm
+from moco.launch.gpus import chosen_gpus
 from moco.launch.job import Process, Task, environment, python_path
 from moco.launch.options import LocalOptions
 from moco.launch.telling import Warnings
@@ -265,22 +263,3 @@ def _say(line: str, file: TextIO | None = None) -> None:
     """Prints it, where there still is a terminal."""
     with contextlib.suppress(OSError, ValueError):
         print(line, file=file or sys.stderr, flush=True)
-
-
-def chosen_gpus(devices: str | list[int | str]) -> list[str]:
-    """The GPUs that hydra.launcher.devices names; none for cpu."""
-    if devices == "auto":
-        return visible_gpus()
-    return [] if devices == "cpu" else [str(device) for device in devices]
-
-
-def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them (0, GPU-5a..., MIG-...); loads no torch."""
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if listed is not None:
-        names = (name.strip() for name in listed.split(","))
-        return list(takewhile(lambda name: name and not name.startswith("-"), names))  # -1 hides what follows
-    if shutil.which("nvidia-smi") is None:
-        return []
-    found = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30)
-    return [str(i) for i in range(sum(line.startswith("GPU") for line in found.stdout.splitlines()))]

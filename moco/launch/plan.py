@@ -15,6 +15,7 @@ from moco.errors import UserError
 from moco.io import Unwritable
 from moco.launch import slurm_client as slurm
 from moco.launch.data import refuse_changed, refuse_missing
+from moco.launch.gpus import refuse_absent
 from moco.launch.job import Task
 from moco.launch.local import LocalLauncher
 from moco.launch.models import refuse_models
@@ -71,6 +72,8 @@ def launch(tasks: Sequence[Task], options: LauncherOptions, sweep: Sweep, rerun:
     Raises:
         UserError: the launcher refuses; nothing stays half-submitted.
     """
+    if isinstance(options, LocalOptions):
+        refuse_absent(options.devices)
     if line := in_vain(tasks):
         print(line)
     tasks = merged(tasks)

@@ -15,7 +15,9 @@ import torch
 from common import ENVIRONMENT, python
 from sweeping import LONG, SHORT, TRAIN, attempts, leases, lines, results, wait_for
 
-from moco.launch.local import LocalLauncher, chosen_gpus
+from moco.errors import UserError
+from moco.launch.gpus import chosen_gpus, refuse_absent
+from moco.launch.local import LocalLauncher
 from moco.launch.options import LocalOptions
 from moco.runs.sweep import Sweep as SweepFolder
 
@@ -59,8 +61,10 @@ def overlap(spans: list[tuple[float, float]]) -> int:
     return most
 
 
-def test_eight_points_on_two_slots(tmp_path: Path, sweep: Sweep) -> None:
+def test_eight_points_on_two_slots(tmp_path: Path, sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first is held still until the other slot has a point too, so that on no machine it is done before."""
+    seven = "\n".join(f"GPU {i}: (UUID: GPU-{i})" for i in range(7))
+    monkeypatch.setitem(ENVIRONMENT, "PATH", machine_with(tmp_path, seven))
     launcher = sweep(*SHORT, "seed=range(8)", "epochs=8", "hydra.launcher.devices=[4,6]")
     first = wait_for(lambda: [lease for lease in leases(tmp_path) if not lease["ended"]])[0]
     os.kill(first["pid"], signal.SIGSTOP)
@@ -221,6 +225,63 @@ def test_gpus_are_those_that_the_environment_names(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
     assert chosen_gpus("auto") == names and chosen_gpus("cpu") == []
     assert chosen_gpus([1, "MIG-77"]) == ["1", "MIG-77"]
+
+
+GPUS = """GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-5a1f2b3c-0000-1111-2222-333344445555)
+  MIG 1g.5gb      Device  0: (UUID: MIG-77aa0000-0000-1111-2222-333344445555)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-6b1f2b3c-0000-1111-2222-333344445555)"""
+
+
+def machine_with(tmp_path: Path, listed: str) -> str:
+    """A PATH whose nvidia-smi lists these GPUs."""
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{listed}\nEND\n")
+    program.chmod(0o755)
+    return f"{program.parent}:{os.environ['PATH']}"
+
+
+@pytest.mark.parametrize(
+    ("devices", "absent"),
+    [
+        ([0, 1], ""),
+        (["1", "GPU-5a1f", "MIG-77aa"], ""),
+        (["MIG-GPU-5a1f/1/0", "auto"], ""),
+        ([1, 2, 9], "2, 9"),
+        ([-1], "-1"),
+        (["GPU-7"], "GPU-7"),
+        (["MIG-5a"], "MIG-5a"),
+        ("cpu", ""),
+    ],
+)
+def test_gpus_that_the_driver_does_not_list_are_absent(
+    devices: str | list[int | str], absent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", machine_with(tmp_path, GPUS))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert chosen_gpus("auto") == ["0", "1"]
+    with pytest.raises(UserError, match=f"has no GPU {absent}: it has 0 to 1 ") if absent else contextlib.nullcontext():
+        refuse_absent(devices)
+
+
+def test_an_absent_gpu_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    path = machine_with(tmp_path, GPUS.splitlines()[0])
+    for words in (["-m", "seed=0,1"], ["-m", "seed=0,1", "hydra.launcher.dry_run=true"], []):
+        answer = python(TRAIN, *SHORT, *words, "hydra.launcher.devices=[9]", cwd=tmp_path, PATH=path)
+        assert (answer.returncode, answer.stdout) == (1, "")
+        line = "error: hydra.launcher.devices=[9]: this machine has no GPU 9: it has 0 alone (nvidia-smi -L)\n"
+        assert answer.stderr == line and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("says", ["exit 9", "echo No devices were found"])
+def test_where_the_driver_does_not_tell_the_job_does(
+    says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", machine_with(tmp_path, ""))
+    (tmp_path / "bin" / "nvidia-smi").write_text(f"#!/bin/sh\n{says}\n")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    refuse_absent([9])
+    assert chosen_gpus("auto") == []
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
