@@ -78,7 +78,7 @@ class MocoLauncher(Launcher):
         else:
             sweep = Sweep.unnamed(runs_dir, *self._varied(job_overrides))
         os.environ.update({str(key): str(value) for key, value in hydra.job.env_set.items()})  # the jobs inherit it
-        ends = plan.launch(tasks, options, sweep, rerun)
+        ends = plan.launch(tasks, options, sweep, rerun, more_follow=not self._is_grid)
         self.exit_code = plan.exit_code(ends)
         if options.dry_run and not self._is_grid:
             print("a dry run shows the first points that the sweeper asks for: the others follow from their scores")

@@ -6,10 +6,12 @@ import signal
 from collections.abc import Collection, Sequence
 
 from moco.errors import UserError
+from moco.launch import promotion
 from moco.launch import slurm_client as slurm
 from moco.runs.lease import Damaged, machine
 from moco.runs.run import Run
 from moco.runs.state import State
+from moco.runs.sweep import Sweep
 
 
 def cancel(runs: Sequence[Run], launchers: Sequence[int], sweeps: Collection[str] = ()) -> list[str]:
@@ -23,7 +25,8 @@ def cancel(runs: Sequence[Run], launchers: Sequence[int], sweeps: Collection[str
     """
     said = [f"launcher {pid} told to stop its jobs" for pid in launchers if _terminate(pid)]
     queue = slurm.queued(runs)
-    jobs, kept = list[str](), list[Run]()
+    promotions = [promotion.noted(Sweep(runs[0].folder.parent, name)) for name in sweeps if runs]
+    jobs, kept = [job for job in promotions if job and job in queue], list[Run]()
     for run in runs:
         with contextlib.suppress(Damaged):  # it is named below
             found = slurm.queued_jobs(run, queue)

@@ -12,10 +12,9 @@ from moco.errors import UserError
 from moco.io import Json
 from moco.launch import slurm_client as slurm
 from moco.protocols import KNN, TABULATED, Protocol
-from moco.runs.identity import target_name
 from moco.runs.lease import Damaged
 from moco.runs.run import Run
-from moco.runs.settings import Flat, identifying
+from moco.runs.settings import Alike, Flat, alike_but_for_seed, identifying
 from moco.runs.state import State
 from moco.runs.sweep import membership, select
 
@@ -190,22 +189,10 @@ def fold(entries: Iterable[Entry]) -> list[list[Entry]]:
         from moco.config.schema import Config  # which takes its time to load
 
         before = Config.as_before()
-    groups: dict[frozenset[tuple[str, object]], list[Entry]] = {}
+    groups: dict[Alike, list[Entry]] = {}
     for entry in readable:
-        kept = frozenset(
-            (key, _comparable(key, value))
-            for key, value in entry.flat.items()
-            if value is not None and key != "seed" and not (key in before and value == before[key])
-        )
-        groups.setdefault(kept, []).append(entry)
+        groups.setdefault(alike_but_for_seed(entry.flat, before), []).append(entry)
     return list(groups.values())
-
-
-def _comparable(key: str, value: Json) -> object:
-    """A setting as fold compares it: a list as text, since it has no hash; a target by its class, wherever that lies."""
-    if type(value) is list:
-        return repr(value)
-    return target_name(value) if isinstance(value, str) and key.endswith("._target_") else value
 
 
 def cost(flat: Flat, seconds: object, steps: object) -> Cost:

@@ -20,12 +20,14 @@ from moco.config.schema import Config, LinearEval
 from moco.errors import UserError, say
 from moco.io import write_atomic
 from moco.launch import slurm_client as slurm
+from moco.launch.halving import Halving, Rungs
 from moco.output import forgive
 from moco.protocols import KNN, LINEAR_PROTOCOLS, Protocol
-from moco.runs.lease import Held, Lost, Place, Stopped, born
+from moco.runs.lease import Held, Lost, Paused, Place, Stopped, born
 from moco.runs.run import Run
 from moco.runs.settings import other_settings
 from moco.runs.state import State
+from moco.runs.sweep import Sweep
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +44,8 @@ class Task:
         evaluations: linear evaluations to do, after the training where there is one; one per protocol.
         label: the settings in which the run differs from the others of its sweep, as people type them.
         launch: the launch that has ordered to do it again; None: what is done stays.
+        halving: the rungs where it may be paused; None: it goes through to its end.
+        passed: so many of the rungs are decided already.
     """
 
     run: Run
@@ -49,6 +53,8 @@ class Task:
     evaluations: tuple[LinearEval, ...] = ()
     label: str = ""
     launch: str | None = None
+    halving: Halving | None = None
+    passed: int = 0
     _new: bool = field(default=False, repr=False, compare=False)  # whether freeze made the folder
     _kept: bool = field(default=False, repr=False, compare=False)
     _failure: str = field(default="", repr=False, compare=False)  # what freeze forgot
@@ -75,8 +81,9 @@ class Task:
         return [p.prefix for p in self.protocols if p.top1 not in result or ordered(p.prefix, self.launch)]
 
     def value(self) -> float | None:
-        """The sweeper's objective, where there is one: kNN top-1, or linear top-1, in percent."""
-        found = (self.run.result or {}).get(self.protocols[0].top1)
+        """The sweeper's objective, where there is one: kNN top-1, or linear top-1, in percent; of a paused run the last."""
+        top1 = self.protocols[0].top1
+        found = (self.run.result or (self.run.last_metrics() if self.halving else {})).get(top1)
         return found if isinstance(found, int | float) else None
 
     def freeze(self, launch: str | None = None) -> None:
@@ -142,7 +149,11 @@ class Task:
     def job(self, place: Place, launcher: "Process | None" = None, gpu: str | None = None) -> "Job":
         """What travels to the process that does it."""
         place = replace(place, launch=self.launch)
-        return Job(self.run, self.config is not None, self.evaluations, place, launcher, gpu)
+        rungs = None
+        if self.halving and self.config:
+            sweep = Sweep(self.run.folder.parent, place.sweep or "")
+            rungs = Rungs(self.run, sweep, self.halving, self.config.epochs, self.passed)
+        return Job(self.run, self.config is not None, self.evaluations, place, launcher, gpu, rungs)
 
 
 class Process(NamedTuple):
@@ -165,6 +176,7 @@ class Job:
         place: where it runs, as the launcher knows it; the job adds the rest.
         launcher: the process that the job ends with; None: it goes on alone.
         gpu: what CUDA_VISIBLE_DEVICES is to name; None leaves it.
+        rungs: where it may be paused.
     """
 
     run: Run
@@ -173,6 +185,7 @@ class Job:
     place: Place
     launcher: Process | None = None
     gpu: str | None = None
+    rungs: Rungs | None = None
 
     def __call__(self) -> None:
         forgive()
@@ -193,6 +206,8 @@ class Job:
         except UserError as error:  # error.txt has it; submitit would add its own traceback
             say(error)
             sys.exit(1)
+        except Paused as paused:
+            print(f"{self.run.folder}: {paused}")
         except Stopped as stopped:
             if stopped.why == "SIGUSR2":
                 slurm.requeue(self.run)
@@ -212,14 +227,16 @@ class Job:
             if self.train:
                 from moco.training.pretrain import train
 
-                train(self.run.config, self.run, place, self.evaluations)
+                train(self.run.config, self.run, place, self.evaluations, self.rungs)
             else:
                 from moco.training.linear_eval import linear_eval
 
                 for asked in self.evaluations:
                     linear_eval(self.run, asked, place)
-            if place.queue == "slurm":  # all is on disk: a warning that time is up comes too late to change that
-                signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Python takes its own handlers back before it has ended
+            _close_ears(place)
+        except Paused:
+            _close_ears(place)
+            raise
         except (Held, Lost, Stopped):
             raise
         except BaseException as error:
@@ -231,6 +248,12 @@ class Job:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def _close_ears(place: Place) -> None:
+    """All is on disk: SLURM's warning that time is up comes too late to change that."""
+    if place.queue == "slurm":
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Python takes its own handlers back before it has ended
 
 
 def _leave(number: int, frame: object) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from moco.errors import UserError
+from moco.launch import budget
 from moco.launch import slurm_client as slurm
 from moco.launch.gpus import chosen_gpus
 from moco.launch.job import Process, Task, environment, python_path
@@ -100,16 +101,17 @@ class LocalLauncher:
         self.failures, self.look = 0, 0.0
         self.warnings = Warnings()
 
-    def begin(self, start: Sequence[Task], waiting: Sequence[Task]) -> None:
+    def begin(self, start: Sequence[Task], waiting: Sequence[Task], paused: Sequence[Task]) -> None:
         """Takes the tasks; nothing runs yet."""
         self.tasks, self.pending, self.waiting, self.free = start, deque(start), list(waiting), deque(self.slots)
-        self.total = len(start) + len(waiting)
+        self.paused, self.ranks_changed = list(paused), False
+        self.total = len(start) + len(waiting) + len(paused)
         self.path = python_path(self.sweep.folder, self.options.snapshot) if start or waiting else ""
 
     def finish(self) -> dict[Path, State]:
         """Runs the tasks to their ends and waits for those that run elsewhere."""
         with self._signals():
-            while self.running or ((self.pending or self.waiting) and not self.stopped):
+            while self.running or (self._has_more() and not self.stopped):
                 while self.pending and self.free and not self.stopped:
                     self._start(self.pending.popleft(), self.free.popleft())
                 self._collect()
@@ -122,7 +124,24 @@ class LocalLauncher:
             for task in self.tasks:
                 task.withdraw()
         rest = [*self.pending, *self.waiting, *(running.task for running in self.running)]
+        self.ends |= {task.run.folder: State.PAUSED for task in self.paused}
         return self.ends | {task.run.folder: State.PENDING for task in rest}
+
+    def _has_more(self) -> bool:
+        """Whether tasks are left, once those of the paused ones are taken up that rank among the best by now.
+
+        Fresh ones go first: what is decided later is decided by more scores, and no slot is free meanwhile.
+        """
+        if self.ranks_changed and not self.pending and not self.stopped:
+            self.ranks_changed = False
+            over = not self.running and not self.waiting
+            gone = [folder for folder, end in self.ends.items() if over and end not in (State.DONE, State.PAUSED)]
+            everyone = [*self.tasks, *self.paused]
+            for task in budget.promoted(self.paused, self.sweep, everyone, gone):
+                self.paused = [other for other in self.paused if other.run is not task.run]
+                self.ends.pop(task.run.folder, None)
+                self.pending.append(task)
+        return bool(self.pending or self.waiting)
 
     def _stop(self) -> None:
         """Asks the jobs to save and stop; says so once, where a signal was the reason."""
@@ -172,13 +191,20 @@ class LocalLauncher:
             if state == State.RUNNING:
                 self.waiting.append(ended.task)
                 continue
-            self.ends[ended.task.run.folder] = state
-            self.failures += state not in (State.DONE, State.STOPPED, State.PENDING)
+            self._note_end(ended.task, state)
+            self.failures += state not in (State.DONE, State.PAUSED, State.STOPPED, State.PENDING)
             self._tell(ended.task, state, time.time() - ended.started)
         limit = self.options.fail_fast
         if limit and self.failures >= limit and not self.stopped:
             print(f"fail_fast={limit}: the rest is left alone", file=sys.stderr)
             self.stopped = "fail_fast"
+
+    def _note_end(self, task: Task, state: State) -> None:
+        """Keeps how a run ended; a paused one may go on."""
+        self.ends[task.run.folder] = state
+        self.ranks_changed = True
+        if state == State.PAUSED:
+            self.paused.append(task)
 
     def _end(self, ended: Running) -> State:
         """How a job ended; RUNNING where another process was first, which may have ended since."""
@@ -205,16 +231,18 @@ class LocalLauncher:
             if state == State.RUNNING or slurm.queued_job(task.run, queue):
                 continue
             self.waiting.remove(task)
-            if state in (State.DONE, State.FAILED):
-                self.ends[task.run.folder] = state
+            if state in (State.DONE, State.FAILED) or (state == State.PAUSED and task.halving):
+                self._note_end(task, state)
                 self._tell(task, state)
             else:
                 self.pending.append(task)
 
     def _tell(self, task: Task, state: State, seconds: float | None = None) -> None:
         """Says how a run ended; seconds: how long its job took, None where another launcher worked on it."""
-        value = task.value() if state == State.DONE else None
+        value = task.value() if state in (State.DONE, State.PAUSED) else None
         score = f"  {value:.2f}" if value is not None else ""
+        holder = task.run.holder() if state == State.PAUSED else None
+        score += f"  {holder.why}" if holder else ""
         took = "elsewhere" if seconds is None else duration(seconds)
         _say(f"[{len(self.ends)}/{self.total}] {state}  {task.label}{score}  ({took})", sys.stdout)
         self.warnings.tell(task.run)

@@ -21,6 +21,9 @@ class LauncherOptions:
         cpus_per_task: cores of a job; None: the launcher's choice.
         signal_delay_s: seconds between the warning that time is up and the end.
         setup: shell lines before the job.
+        halving: at each rung the best one of so many configurations goes on, the others are paused; None: all go on.
+        rungs: how many there are; None: two.
+        resume_paused: points that are paused go on to their ends.
 
     Raises:
         UserError: a value that cannot be.
@@ -34,8 +37,17 @@ class LauncherOptions:
     cpus_per_task: int | None = None
     signal_delay_s: int = 120
     setup: list[str] | None = None
+    halving: int | None = None
+    rungs: int | None = None
+    resume_paused: bool = False
 
     def __post_init__(self) -> None:
+        _at_least(2, halving=self.halving)
+        _at_least(1, rungs=self.rungs)
+        if self.rungs is not None and self.halving is None:
+            raise UserError(
+                f"hydra.launcher.rungs={self.rungs} has no effect without hydra.launcher.halving: add it, =3"
+            )
         _at_least(0, fail_fast=self.fail_fast, signal_delay_s=self.signal_delay_s)
         _at_least(1, timeout_min=self.timeout_min, cpus_per_task=self.cpus_per_task)
         if self.timeout_min and self.signal_delay_s >= 60 * self.timeout_min:

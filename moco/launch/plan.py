@@ -13,8 +13,10 @@ from typing import NamedTuple, Protocol
 
 from moco.errors import UserError
 from moco.io import Unwritable
+from moco.launch import budget
 from moco.launch import slurm_client as slurm
 from moco.launch.data import refuse_changed, refuse_missing
+from moco.launch.halving import Halving
 from moco.launch.gpus import refuse_absent
 from moco.launch.job import Task
 from moco.launch.local import LocalLauncher
@@ -27,7 +29,7 @@ from moco.runs.run import Run
 from moco.runs.state import State
 from moco.runs.sweep import Sweep
 
-ENDED_WELL = (State.DONE, State.QUEUED, State.RUNNING)  # the last two where nobody waits for SLURM's jobs
+ENDED_WELL = (State.DONE, State.PAUSED, State.QUEUED, State.RUNNING)  # the last two where nobody waits for SLURM's jobs
 TAIL = 5  # lines that are shown of a log
 SHOWN = 10  # runs that are listed of those that ended alike for one reason
 
@@ -37,14 +39,15 @@ class Plan(NamedTuple):
 
     start: list[Task]
     waiting: list[Task]  # for others, who work on them
+    paused: list[Task]  # at a rung, until they rank among the best there
     states: dict[Path, State]
 
 
 class Launcher(Protocol):
     """Where tasks run: slots of this machine, or SLURM's arrays."""
 
-    def begin(self, start: Sequence[Task], waiting: Sequence[Task]) -> None:
-        """Takes the tasks of a plan: those to start, and those that others work on.
+    def begin(self, start: Sequence[Task], waiting: Sequence[Task], paused: Sequence[Task]) -> None:
+        """Takes the tasks of a plan: those to start, those that others work on, and those that are paused.
 
         Raises:
             UserError: it is refused; nothing of it stays in a queue.
@@ -66,8 +69,13 @@ def make(options: LauncherOptions, sweep: Sweep) -> Launcher:
     return LocalLauncher(options, sweep)
 
 
-def launch(tasks: Sequence[Task], options: LauncherOptions, sweep: Sweep, rerun: bool = False) -> dict[Path, State]:
+def launch(
+    tasks: Sequence[Task], options: LauncherOptions, sweep: Sweep, rerun: bool = False, more_follow: bool = False
+) -> dict[Path, State]:
     """Does what the tasks ask for, one job per run; how each run ended, by its folder.
+
+    Args:
+        more_follow: whether the sweeper may ask for other points once it knows the scores of these.
 
     Raises:
         UserError: the launcher refuses; nothing stays half-submitted.
@@ -77,10 +85,13 @@ def launch(tasks: Sequence[Task], options: LauncherOptions, sweep: Sweep, rerun:
     if line := in_vain(tasks):
         print(line)
     tasks = merged(tasks)
+    halving = budget.asked(options)
+    if halving:
+        tasks = _halved(tasks, halving, sweep, options.resume_paused, more_follow)
     if not rerun:
         refuse_changed(tasks)
     if options.dry_run:
-        print(dry_run(tasks, rerun))
+        print("\n".join([dry_run(tasks, rerun, sweep), *(budget.expected(tasks, halving) if halving else [])]))
         return {task.run.folder: State.DONE for task in tasks}
     launcher, names = make(options, sweep), [task.run.folder.name for task in tasks]
     if not rerun and all(task.state() == State.DONE for task in tasks):  # which takes no right to write
@@ -96,7 +107,29 @@ def launch(tasks: Sequence[Task], options: LauncherOptions, sweep: Sweep, rerun:
     ends = _begin(launcher, sweep, tasks, rerun)
     ends |= launcher.finish()
     report(tasks, ends)
+    if halving and State.PAUSED in ends.values():
+        paused, runs = [*ends.values()].count(State.PAUSED), [task.run for task in tasks]
+        print(
+            f"{budget.spent(runs)} are trained; {paused} of {counted(len(runs), 'run')} are paused: without halving they go on"
+        )
     return ends
+
+
+def _halved(
+    tasks: Sequence[Task], halving: Halving, sweep: Sweep, resume_paused: bool, more_follow: bool
+) -> list[Task]:
+    """The tasks, to be paused at the rungs; says what is to be said of that.
+
+    Raises:
+        UserError: there is nothing to compare, or no epoch before a rung.
+    """
+    tasks = budget.halved(tasks, halving, resume_paused)
+    names = {task.run.folder.name for task in tasks}
+    if not more_follow:
+        budget.refuse_alone(tasks, [name for name in sweep.members() if name not in names])
+    for line in budget.warnings(tasks):
+        print(line, file=sys.stderr)
+    return tasks
 
 
 def _frozen(tasks: Sequence[Task], order: str | None, ends: dict[Path, State]) -> list[Task]:
@@ -119,17 +152,20 @@ def _begin(launcher: Launcher, sweep: Sweep, tasks: Sequence[Task], rerun: bool)
         UserError: it is refused, or Ctrl-C came; nothing of it stays.
     """
     with sweep.claim():  # of two launchers at once, the second finds the first one's jobs
-        start, waiting, ends = plan(tasks, rerun)
+        start, waiting, paused, ends = plan(tasks, rerun, sweep)
         before = sweep.record([task.run.folder.name for task in tasks])
-        done, all_to_start = len(tasks) - len(start) - len(waiting), start
+        done, all_to_start = len(tasks) - len(start) - len(waiting) - len(paused), start
         try:
             start = _frozen(start, uuid.uuid4().hex if rerun else None, ends)
             runs = counted(len(tasks), "run")
-            print(f"sweep {sweep.name}: {runs}, {done} done, {len(waiting)} running elsewhere, {len(start)} to start")
+            at_rungs = f"{len(paused)} paused, " if paused else ""
+            print(
+                f"sweep {sweep.name}: {runs}, {done} done, {at_rungs}{len(waiting)} running elsewhere, {len(start)} to start"
+            )
             for line in filter(None, [erased(start) if rerun else "", *differing(tasks, start)]):
                 print(line)
             sys.stdout.flush()
-            launcher.begin(start, waiting)
+            launcher.begin(start, waiting, paused)
         except BaseException as error:
             for task in all_to_start:
                 task.undo()
@@ -159,23 +195,28 @@ def differing(tasks: Sequence[Task], start: Sequence[Task]) -> list[str]:
     return collected([(task.label, line) for task in done for line in task.differences()])
 
 
-def plan(tasks: Sequence[Task], rerun: bool) -> Plan:
-    """What is to be started of the tasks, each of another run, and what others work on."""
+def plan(tasks: Sequence[Task], rerun: bool, sweep: Sweep) -> Plan:
+    """What is to be started of the tasks, each of another run, what others work on, and what waits at a rung."""
     queued = slurm.queued(task.run for task in tasks)
     states = {task.run.folder: slurm.corrected(task.run, task.state(), queued) for task in tasks}
-    start, waiting = list[Task](), list[Task]()
+    start, waiting, paused = list[Task](), list[Task](), list[Task]()
     for task in tasks:
         state = states[task.run.folder]
         if state == State.RUNNING or slurm.queued_job(task.run, queued):
             waiting.append(task)
+        elif state == State.PAUSED and task.halving and not rerun:
+            paused.append(task)
         elif rerun or state != State.DONE:
             start.append(task)
-    return Plan(start, waiting, states)
+    promoted = budget.promoted(paused, sweep, tasks)
+    paused = [task for task in paused if all(task.run is not other.run for other in promoted)]
+    halved = any(task.halving for task in start)
+    return Plan([*promoted, *(budget.in_turn(start) if halved else start)], waiting, paused, states)
 
 
-def dry_run(tasks: Sequence[Task], rerun: bool) -> str:
+def dry_run(tasks: Sequence[Task], rerun: bool, sweep: Sweep) -> str:
     """The table of runs: state, what would be done, and what varies."""
-    start, waiting, states = plan(tasks, rerun)
+    start, waiting, _, states = plan(tasks, rerun, sweep)
     would = {task.run.folder: "start" for task in start} | {task.run.folder: "await" for task in waiting}
     for task in start:
         if rerun and task.erases():

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moco.errors import UserError
+from moco.launch import promotion
 from moco.launch import slurm_client as slurm
 from moco.launch.job import Task, environment, python_path
 from moco.launch.options import SlurmOptions
@@ -29,7 +30,11 @@ if TYPE_CHECKING:
 POLL = 1.0, 10.0  # seconds between looks at the queue, at first and in the long run: the controller serves many
 NAMES = {"timeout_min": "time", "tasks_per_node": "ntasks_per_node", "name": "job_name"}  # of options, for sbatch
 FULL = re.compile(r"Submit\w*Jobs?\w*Limit")  # the user has as many jobs in the queue as may be
-OWN = {"sweep", "dry_run", "fail_fast", "snapshot", "wait", "mem_gb", "array_parallelism"}  # options that sbatch lacks
+# Options that sbatch lacks.
+OWN = {
+    *("sweep", "dry_run", "fail_fast", "snapshot", "wait", "mem_gb", "array_parallelism"),
+    *("halving", "rungs", "resume_paused"),
+}
 
 
 class SlurmLauncher:
@@ -38,22 +43,32 @@ class SlurmLauncher:
     def __init__(self, options: SlurmOptions, sweep: Sweep):
         self.options, self.sweep = options, sweep
         self.left = list[Part]()  # what could not be submitted yet
+        self.halved = list[Task]()  # what competes for going on, once all has ended
+        self.before = list[str]()  # jobs that are to end before that is decided
         for program in ("sbatch", "srun", "squeue"):
             if shutil.which(program) is None:
                 raise UserError(
                     f"{program} is not on PATH: start from a login node of the cluster, or use hydra/launcher=local"
                 )
 
-    def begin(self, start: Sequence[Task], waiting: Sequence[Task]) -> None:
-        """Submits the tasks, and jobs after others for what those do not do."""
+    def begin(
+        self, start: Sequence[Task], waiting: Sequence[Task], paused: Sequence[Task], halved: Sequence[Task] = ()
+    ) -> None:
+        """Submits the tasks, and jobs after others for what those do not do.
+
+        Args:
+            halved: what competes for going on once all jobs have ended, if more than these.
+        """
         for task in start:
             if task.run.attempt() == State.RUNNING:  # the plan found that its job is gone
                 release(task.run.folder / "lease.json")
-        self.start, self.waiting = start, waiting
+        self.start, self.waiting, self.paused = start, waiting, paused
+        self.halved = [task for task in halved or [*start, *waiting, *paused] if task.halving]
         queue = slurm.queued(task.run for task in waiting)
         after = {task.run.folder: slurm.queued_jobs(task.run, queue) for task in waiting}
         more = [task for task in waiting if after[task.run.folder] and not slurm.covers(task.run, task.missing)]
-        if start or more:
+        self.before = [job for jobs in after.values() for job in jobs]
+        if start or more or (self.halved and self.before):
             self._submit([*self._arrays(start), *(Part([task], 1, jobs=after[task.run.folder]) for task in more)])
         for task in waiting:
             task.run.count_on(self.sweep.name)
@@ -69,12 +84,14 @@ class SlurmLauncher:
         hint = f"python -m moco status {self.sweep.name} --watch --runs-dir {runs_dir}"
         if self.options.wait:
             try:
-                return self._follow([*start, *waiting])
+                return self._follow([*start, *waiting, *self.paused])
             except KeyboardInterrupt:
                 print(f"the jobs go on; follow them with: {hint}", file=sys.stderr)
         else:
             print(f"follow it with: {hint}")
-        return {task.run.folder: State.QUEUED for task in start} | {t.run.folder: State.RUNNING for t in waiting}
+        ends = dict.fromkeys((task.run.folder for task in self.paused), State.PAUSED)
+        ends |= dict.fromkeys((task.run.folder for task in start), State.QUEUED)
+        return ends | dict.fromkeys((task.run.folder for task in waiting), State.RUNNING)
 
     def _follow(self, tasks: list[Task]) -> dict[Path, State]:
         """Waits for the ends of the tasks and tells each."""
@@ -90,10 +107,13 @@ class SlurmLauncher:
                 self._submit(self.left)
             before = len(queue)
             later = [task.run.folder for part in self.left for task in part.tasks]
+            decided = promotion.noted(self.sweep) not in queue  # which of the paused ones go on
             for task, state in _ended([task for task in tasks if task.run.folder not in later], queue):
+                if state == State.PAUSED and not decided:
+                    continue
                 tasks.remove(task)
                 ends[task.run.folder] = state
-                failures += state not in (State.DONE, State.STOPPED)
+                failures += state not in (State.DONE, State.PAUSED, State.STOPPED)
                 print(f"{state}  {task.label}", flush=True)
                 warnings.tell(task.run)
             if limit and failures >= limit and tasks:
@@ -144,6 +164,9 @@ class SlurmLauncher:
                             left.appendleft(part)
                             break
                         left.extendleft(reversed(part.halves()))
+                self.before += dict.fromkeys(job.partition("_")[0] for part in done for job in part.sent)
+                if self.halved and not left:
+                    self._send_promotion(executor)
         except BaseException as error:  # Ctrl-C too: no half of a sweep stays in the queue
             undone = self._take_back(done)
             if not isinstance(error, FailedJobError | FailedSubmissionError):
@@ -163,6 +186,13 @@ class SlurmLauncher:
             log, work = job.paths.stdout, [protocol.prefix for protocol in task.protocols]
             task.run.note_job(job.job_id, log, "slurm", self.sweep.name, task.varies, work, part.jobs)
         part.sent += [job.job_id for job in jobs]
+
+    def _send_promotion(self, executor: "SlurmExecutor") -> None:
+        """Submits the job that takes up paused points when all others have ended."""
+        parameters = promotion.Promotion.small(self._parameters(Part([], 1, jobs=self.before)))
+        executor.update_parameters(**{key: value for key, value in parameters.items() if key != "array_parallelism"})
+        job = executor.submit(promotion.Promotion(self.sweep, self.options, self.halved))
+        promotion.note(self.sweep, job.job_id)
 
     def _take_back(self, parts: "Sequence[Part]") -> str:
         """Cancels what was submitted; says so."""

@@ -47,6 +47,10 @@ class Stopped(SystemExit):
         return self.why
 
 
+class Paused(Stopped):
+    """The run waits at a rung of successive halving; it has saved its checkpoint."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where an attempt runs, as its launcher knows it; empty where it was started by hand.
@@ -123,6 +127,8 @@ def _known(kind: type, content: dict[str, Json]) -> dict[str, object]:
 
 def ending(error: BaseException) -> State:
     """How an attempt ended that raised this."""
+    if isinstance(error, Paused):
+        return State.PAUSED
     if isinstance(error, Stopped | KeyboardInterrupt):
         return State.TIMED_OUT if str(error) == "SIGUSR2" else State.STOPPED
     # torch's allocators raise RuntimeError on the CPU and a subclass of it on CUDA: only the text tells.

@@ -5,17 +5,43 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from moco.io import Json
-from moco.runs.identity import identifies
+from moco.runs.identity import identifies, target_name
 
 if TYPE_CHECKING:
     from moco.config.schema import LinearEval
 
 Flat: TypeAlias = Mapping[str, Json]
+Alike: TypeAlias = frozenset[tuple[str, object]]
 
 
 def identifying(flat: Flat) -> dict[str, Json]:
     """The flat configuration less what cannot change the result."""
     return {key: value for key, value in flat.items() if identifies(key)}
+
+
+def alike_but_for_seed(flat: Flat, before: Mapping[str, object] | None = None) -> Alike:
+    """What two configurations have in common that differ in the seed alone.
+
+    Args:
+        before: keys that came to the schema later, with the value that means "as before": as in ids they do not count there.
+            None: look them up, which takes its time to load.
+    """
+    if before is None:
+        from moco.config.schema import Config
+
+        before = Config.as_before()
+    return frozenset(
+        (key, _comparable(key, value))
+        for key, value in flat.items()
+        if identifies(key) and value is not None and key != "seed" and not (key in before and value == before[key])
+    )
+
+
+def _comparable(key: str, value: Json) -> object:
+    """A setting that can be hashed: a list as text; a target by its class, wherever that lies."""
+    if type(value) is list:
+        return repr(value)
+    return target_name(value) if isinstance(value, str) and key.endswith("._target_") else value
 
 
 def varying(flats: Sequence[Flat]) -> list[str]:

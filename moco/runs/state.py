@@ -9,6 +9,7 @@ class State(enum.StrEnum):
     PENDING = "pending"  # not begun, or something is left to do
     QUEUED = "queued"  # waits in SLURM's queue
     RUNNING = "running"
+    PAUSED = "paused"  # at a rung of successive halving, with a checkpoint
     DONE = "done"
     FAILED = "failed"
     OUT_OF_MEMORY = "out of memory"

@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from moco.io import Json
+from moco.runs.lease import Paused
 
 if TYPE_CHECKING:
     from moco.config.schema import Config, Tracking
@@ -21,7 +22,7 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.finish(int(kind is not None))
+        self.finish(int(kind is not None and not issubclass(kind, Paused)))
 
     def catch_up(self, lines: Sequence[Mapping[str, Json]]) -> None:
         """Takes the lines of metrics.jsonl that stand from earlier attempts; before the first log."""

@@ -109,8 +109,11 @@ class Components:
             h: Tensor = self.encoder(x)
             return h
 
-    def check_sizes(self) -> None:
+    def check_sizes(self, ranked: bool = False) -> None:
         """Refuses numbers that the data set is too small for.
+
+        Args:
+            ranked: whether the run is compared with others by its kNN top-1.
 
         Raises:
             UserError: a line for each.
@@ -127,6 +130,10 @@ class Components:
             )
         if config.linear_eval and not data.classes:
             problems.append(f"linear_eval=true needs labels, and data={config.data.name} has none: leave it out")
+        if ranked and not data.classes:
+            problems.append(
+                f"hydra.launcher.halving ranks by kNN, which needs labels, and data={config.data.name} has none: leave it out"
+            )
         if problems:
             raise UserError("\n".join(problems))
         num_features = cast(int, self.encoder.num_features)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from moco.optim.schedules import Schedule
     from moco.training.components import Components
-    from moco.training.trainer import Method, Trainer
+    from moco.training.trainer import Method, Rungs, Trainer
 
 
 def train(
@@ -30,6 +30,7 @@ def train(
     run: Run | None = None,
     place: Place = BY_HAND,
     evaluations: Sequence[LinearEval] | None = None,
+    rungs: "Rungs | None" = None,
 ) -> float:
     """Trains the run that `config` describes, or goes on with it, or says that it is done; returns its kNN top-1 in percent.
 
@@ -39,10 +40,11 @@ def train(
         run: where to, if not the folder that follows from config.
         place: where this attempt runs, as its launcher knows it.
         evaluations: linear evaluations to do afterwards; None: what config asks for.
+        rungs: where it may be paused.
 
     Raises:
         UserError: what the user can mend; nothing has been written then, or nothing lost.
-        Stopped: a signal came; the checkpoint is saved.
+        Stopped: a signal came, or it was paused at a rung; the checkpoint is saved.
     """
     run = run or Run(Path(config.runs_dir) / folder_name(config))
     look(run, config.device)
@@ -54,7 +56,7 @@ def train(
             with open_tracker(config.tracker, run, config, "train", place) as tracker:
                 tracker.catch_up(run.metrics())
     else:
-        result = _train(config, run, place)
+        result = _train(config, run, place, rungs)
         print(f"{run.folder} is done: {summary(result)}")
         if result.get("at_chance"):
             print(
@@ -114,7 +116,7 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _train(config: Config, run: Run, place: Place) -> dict[str, Json]:
+def _train(config: Config, run: Run, place: Place, rungs: "Rungs | None") -> dict[str, Json]:
     """Builds, trains, evaluates and writes result.json; nothing is written before all has been built."""
     from moco.runs import provenance
     from moco.tracking.environment import check_environment
@@ -127,7 +129,7 @@ def _train(config: Config, run: Run, place: Place) -> dict[str, Json]:
     with Signals() as signals:
         with signals.preparing():
             parts = Components(config, config.device)
-            parts.check_sizes()
+            parts.check_sizes(ranked=rungs is not None)
             again = config.rerun or run.ordered(KNN.prefix, place.launch)
             if run.checkpoint.exists() and not again:
                 check_images(run, parts.data_described)
@@ -156,6 +158,7 @@ def _train(config: Config, run: Run, place: Place) -> dict[str, Json]:
                     evaluate=knn_evaluation(parts, method, views),
                     autocast=parts.autocast,
                     tracker=tracker,
+                    rungs=rungs,
                 )
                 trainer.fit(lease, signals)
                 result = _result(parts, trainer, described)

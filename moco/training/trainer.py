@@ -5,7 +5,7 @@ Randomness is counted, not carried: data order, views and whatever the method sa
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -16,13 +16,22 @@ from moco.config.schema import Config
 from moco.errors import UserError
 from moco.io import Json
 from moco.protocols import KNN, KNN_HEAD
-from moco.runs.lease import Lease, Stopped
+from moco.runs.lease import Lease, Paused, Stopped
 from moco.runs.run import Run
 from moco.seeding import step_seed
 from moco.tracking.tracker import Tracker
 from moco.training.checkpoint import load_checkpoint, save_checkpoint
 from moco.training.progress import SHOW_EVERY, Progress
 from moco.training.signals import Signals
+
+
+class Rungs(Protocol):
+    """The epochs after which a run may have to wait for others; see moco.launch.halving."""
+
+    @property
+    def epochs(self) -> Collection[int]: ...
+    def pause(self, epoch: int) -> str | None:
+        """Why the run is to pause after this epoch; None where it goes on."""
 
 
 class Method(Protocol):
@@ -49,6 +58,7 @@ class Trainer:
         evaluate: the metrics of an evaluation.
         autocast: the context that a loss is computed in.
         tracker: mirrors the metrics.
+        rungs: where the run is scored whatever eval_every says, and may be paused.
     """
 
     def __init__(
@@ -64,10 +74,11 @@ class Trainer:
         evaluate: Callable[[], dict[str, float]],
         autocast: Callable[[], AbstractContextManager[object]],
         tracker: Tracker,
+        rungs: Rungs | None = None,
     ):
         self.config, self.run, self.images, self.method, self.optimizer = config, run, images, method, optimizer
         self.schedule, self.views, self.evaluate = schedule, views, evaluate
-        self.autocast, self.tracker = autocast, tracker
+        self.autocast, self.tracker, self.rungs = autocast, tracker, rungs
         self.per_epoch = len(images) // config.batch_size
         self.steps = config.epochs * self.per_epoch
         self.step, self.best, self._began = 0, dict[str, float](), time.monotonic()
@@ -117,12 +128,14 @@ class Trainer:
 
         Raises:
             Stopped: after a signal, with the checkpoint saved.
+            Paused: at a rung, with the checkpoint saved.
             Lost: another process took the run over.
             UserError: the loss is not finite, or the checkpoint does not fit or cannot be written.
         """
         self.load()
         self.run.rewind_metrics(self.step // self.per_epoch)
         self.tracker.catch_up(self.run.metrics())
+        self.pause_at_rung()  # a kill may have come between the checkpoint and the decision
         bar = Progress("training", self.steps, self.step)
         self.method.train()
         saved = shown = time.monotonic()
@@ -134,17 +147,30 @@ class Trainer:
                     self._show(loss, bar, lease)
                 if self.step % self.per_epoch == 0:
                     self.end_epoch(bar, lease)
-                if signals.save or now - saved >= 60 * self.config.checkpoint_minutes or self.step == self.steps:
+                due = self.step == self.steps or self.at_rung or now - saved >= 60 * self.config.checkpoint_minutes
+                if due or signals.save:
                     signals.save = False
                     with signals.saving():
                         lease.check()
                         self.save()
                     saved = time.monotonic()
+                self.pause_at_rung()
                 if signals.received and self.step < self.steps:
                     raise Stopped(signals.received)
         finally:
             bar.close()
         self.run.rewind_metrics(self.config.epochs)  # what a process wrote that had lost the run stands twice
+
+    @property
+    def at_rung(self) -> bool:
+        """Whether an epoch is complete after which the run may have to wait."""
+        epoch, rest = divmod(self.step, self.per_epoch)
+        return self.rungs is not None and rest == 0 and epoch in self.rungs.epochs
+
+    def pause_at_rung(self) -> None:
+        """Raises Paused where the run is at a rung and has to wait."""
+        if self.rungs and self.at_rung and (why := self.rungs.pause(self.step // self.per_epoch)):
+            raise Paused(why)
 
     def _show(self, loss: Tensor, bar: Progress, lease: Lease) -> None:
         """Shows how far the training is, here and in the lease."""
@@ -163,9 +189,11 @@ class Trainer:
         loss = float(self.losses.mean())
         line |= {"train/loss": loss, "train/lr": self.lr}
         scores: dict[str, float] = {}
-        if epoch % self.config.eval_every == 0 or epoch == self.config.epochs:
+        regular = epoch % self.config.eval_every == 0 or epoch == self.config.epochs
+        if regular or self.at_rung:
             scores = self.evaluate()
-            if scores.get(KNN.top1, -1) > self.best.get(KNN.top1, -1):
+            # A score that only a rung asks for is none of the run's own: its result is that of the run without rungs.
+            if regular and scores.get(KNN.top1, -1) > self.best.get(KNN.top1, -1):
                 self.best = {KNN.top1: scores[KNN.top1], "epoch": epoch}
         line |= {**scores, "seconds": round(self.seconds, 2)}
         self.losses.zero_()

@@ -132,17 +132,17 @@ def test_ctrl_c_before_anything_was_started_takes_all_back(
 
 
 def test_the_plan_and_its_dry_run(tmp_path: Path, tiny: Tiny, finish: Callable[..., Path]) -> None:
-    config = tiny()
+    config, sweep = tiny(), Sweep(tmp_path, "s")
     tasks = [Task(Run(tmp_path / f"moco-small-digits-{name}"), config, (), name) for name in "abcd"]
     for task in tasks[1:]:
         task.freeze()
     done(tasks[1], "knn")
     with tasks[2].run.lease(), pytest.raises(Stopped), tasks[3].run.lease():
         tasks[3].run.checkpoint.touch()
-        start, waiting, _ = plan.plan(tasks, rerun=False)
-        assert (start, waiting) == ([tasks[0]], [tasks[2], tasks[3]])
+        start, waiting, paused, _ = plan.plan(tasks, False, sweep)
+        assert (start, waiting, paused) == ([tasks[0]], [tasks[2], tasks[3]], [])
         raise Stopped("SIGTERM")
-    rows = [line.split() for line in plan.dry_run(tasks, rerun=False).splitlines()]
+    rows = [line.split() for line in plan.dry_run(tasks, False, sweep).splitlines()]
     assert rows == [
         ["id", "state", "would", "point"],
         ["a", "pending", "start", "a"],
@@ -150,7 +150,7 @@ def test_the_plan_and_its_dry_run(tmp_path: Path, tiny: Tiny, finish: Callable[.
         ["c", "pending", "start", "c"],
         ["d", "stopped", "resume", "d"],
     ]
-    *rows, last = plan.dry_run(tasks, rerun=True).splitlines()[1:]
+    *rows, last = plan.dry_run(tasks, True, sweep).splitlines()[1:]
     assert [row.split()[2] for row in rows] == ["start", "erase", "start", "erase"]
     assert last == "rerun=true erases 1 result and 1 checkpoint, each when its job begins"
 

@@ -131,7 +131,7 @@ def test_what_a_queued_job_does_not_do_waits_for_it_and_the_rest_is_not_sent_twi
         task.run.note_job(f"12_{i}", "log", "slurm", "first", work=["knn"])
     more = replace(more, evaluations=(tiny("moco", "probe=cached").evaluation(),))
     assert more.missing == ["knn", "linear_cached"]
-    launcher().begin([], [same, more])
+    launcher().begin([], [same, more], [])
     [part] = sent
     assert [*part.tasks] == [more] and part.dependency == "afterany:12_1"
     job = same.run.job()

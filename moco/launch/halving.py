@@ -1,0 +1,218 @@
+"""Successive halving by pause and resume: at each rung the best 1 / eta of the configurations go on, the others wait.
+
+Asynchronous as in ASHA (Li et al., A System for Massively Parallel Hyperparameter Tuning, arXiv 1810.05934, Algorithm 2),
+with three differences. A weak point is paused and not ended, so that it may go on later. Seeds of one configuration are
+ranked by their mean, and rise together. Once all have arrived, those go on, too, that synchronous halving would let go on,
+so that what it would finish is finished in whatever order the points came.
+
+Decisions follow from the runs' folders alone. Imports no torch.
+"""
+
+import functools
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+from moco.errors import UserError
+from moco.io import Json, locked
+from moco.protocols import KNN
+from moco.runs.lease import Damaged
+from moco.runs.run import Run
+from moco.runs.settings import Alike, Flat, alike_but_for_seed
+from moco.runs.state import State
+from moco.runs.sweep import Sweep
+
+LAST = -math.inf  # the score of a configuration that failed: behind all others, and never let on
+
+# The scores of each configuration at the rungs that all its seeds have reached.
+Board: TypeAlias = Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Halving:
+    """How a sweep is halved: at `rungs` moments the best 1 / `eta` go on."""
+
+    eta: int
+    rungs: int
+
+    def epochs(self, total: int) -> list[int]:
+        """The rungs of a run of so many epochs, rising: total / eta ** rungs, ..., total / eta, rounded down."""
+        return [total // self.eta ** (self.rungs - i) for i in range(self.rungs)]
+
+
+def going_on(board: Board, eta: int, rung: int) -> set[str]:
+    """The configurations that go on beyond the rung (0 is the first), as far as the scores are known.
+
+    They are the best of those that have arrived there, one of eta, and, once it is known, what synchronous halving takes.
+    """
+    arrived = {name: scores[rung] for name, scores in board.items() if len(scores) > rung}
+    return _best(arrived, len(arrived) // eta) | synchronous(board, eta, rung)
+
+
+def synchronous(board: Board, eta: int, rung: int) -> set[str]:
+    """The configurations that synchronous halving lets go on beyond the rung, at least one; none before all are there.
+
+    Successive halving as in Jamieson and Talwalkar (arXiv 1502.07943): all wait at each rung for the last one.
+    """
+    left = set(board)
+    for i in range(rung + 1):
+        if any(len(board[name]) <= i for name in left):
+            return set()
+        left = _best({name: board[name][i] for name in left}, max(1, len(left) // eta))
+    return left
+
+
+def _best(scores: Mapping[str, float], number: int) -> set[str]:
+    """So many with the highest scores, of equal ones the first by name."""
+    order = sorted(scores, key=lambda name: (-scores[name], name))
+    return {name for name in order[:number] if scores[name] > LAST}
+
+
+class Verdict(NamedTuple):
+    """Whether a run goes on, how many rungs it has reached, and the reason in words."""
+
+    goes_on: bool
+    reached: int
+    why: str
+
+
+@dataclass
+class _Configuration:
+    """The seeds of one configuration.
+
+    Attributes:
+        scores: of each seed, kNN top-1 at the rungs that it has reached.
+    """
+
+    name: str
+    data: tuple[Json, Json]
+    scores: list[list[float]] = field(default_factory=list)
+    failed: bool = False
+
+    def means(self, rungs: int) -> list[float]:
+        """The mean over the seeds at each rung that all have reached."""
+        if self.failed:
+            return [LAST] * rungs
+        means = [math.fsum(scores) / len(scores) for scores in zip(*self.scores)]
+        return [LAST if math.isnan(mean) else mean for mean in means]
+
+
+class Race:
+    """The configurations of a sweep and the rungs that they have reached, as the disk has them now.
+
+    Args:
+        runs: all of the sweep.
+        gone: folders of runs that have ended without reaching their rung, and are not waited for.
+    """
+
+    def __init__(self, runs: Iterable[Run], halving: Halving, gone: Collection[Path] = ()):
+        self.halving = halving
+        self._of: dict[str, _Configuration] = {}
+        self._reached: dict[str, list[float]] = {}
+        found: dict[Alike, _Configuration] = {}
+        for run in runs:
+            try:
+                about = _about(str(run.folder))
+            except UserError:  # a damaged folder, or one that was removed, holds nobody up
+                continue
+            configuration = found.setdefault(about.alike, _Configuration(run.folder.name, about.data))
+            configuration.name = min(configuration.name, run.folder.name)
+            scores = scores_at(run.metrics(), halving.epochs(about.epochs))
+            configuration.scores.append(scores)
+            configuration.failed |= _has_failed(run) or (len(scores) < halving.rungs and run.folder in gone)
+            self._of[run.folder.name], self._reached[run.folder.name] = configuration, scores
+        self._configurations = list(found.values())
+
+    def verdict(self, run: Run) -> Verdict:
+        """Whether the run goes on beyond the last rung that it has reached."""
+        name = run.folder.name
+        if name not in self._of or not self._reached[name]:
+            return Verdict(True, 0, "it has not reached a rung yet")
+        mine, reached = self._of[name], len(self._reached[name])
+        rung, rungs = reached - 1, self.halving.rungs
+        board = {c.name: c.means(rungs) for c in self._configurations if c.data == mine.data}
+        if mine.failed:
+            return Verdict(False, reached, "a seed of its configuration has failed")
+        if len(board[mine.name]) < reached:
+            there = sum(len(scores) >= reached for scores in mine.scores)
+            return Verdict(False, reached, f"waits for its other seeds: {there} of {len(mine.scores)} are here")
+        goes_on = mine.name in going_on(board, self.halving.eta, rung)
+        arrived = sorted((scores[rung] for scores in board.values() if len(scores) > rung), reverse=True)
+        rank = arrived.index(board[mine.name][rung]) + 1
+        return Verdict(goes_on, reached, f"rank {rank} of the {len(arrived)} that are here, of {len(board)}")
+
+
+class _About(NamedTuple):
+    """What a run's configuration says of its race: who is its equal, on which images it is scored, and its epochs."""
+
+    alike: Alike
+    data: tuple[Json, Json]
+    epochs: int
+
+
+@functools.cache
+def _about(folder: str) -> _About:
+    """The same for the life of the process, since a folder is named by what its configuration asks for."""
+    flat = Run(folder).flat_config
+    return _About(alike_but_for_seed(flat), measured_on(flat), total_epochs(flat))
+
+
+def measured_on(flat: Flat) -> tuple[Json, Json]:
+    """The images that kNN is scored on: scores on others are not compared."""
+    return flat.get("data.name"), flat.get("data.validation")
+
+
+def total_epochs(flat: Flat) -> int:
+    """The epochs of the whole run."""
+    epochs = flat.get("epochs")
+    return epochs if isinstance(epochs, int) else 0
+
+
+def scores_at(lines: Iterable[Mapping[str, Json]], epochs: Sequence[int]) -> list[float]:
+    """kNN top-1 at each of these epochs that was reached, in percent: that of the first evaluation from there on."""
+    scored = [
+        (epoch, float(score))
+        for line in lines
+        if isinstance(epoch := line.get("epoch"), int) and isinstance(score := line.get(KNN.top1), int | float)
+    ]
+    found = []
+    for at in epochs:
+        if (score := next((score for epoch, score in scored if epoch >= at), None)) is None:
+            break
+        found.append(score)
+    return found
+
+
+def _has_failed(run: Run) -> bool:
+    try:
+        return run.state() in (State.FAILED, State.OUT_OF_MEMORY)
+    except Damaged:
+        return True
+
+
+class Rungs:
+    """Where a run of a halved sweep is to be scored, and whether it goes on from there: asked by the job itself.
+
+    Args:
+        epochs: of the whole run.
+        passed: so many rungs the launcher has decided already.
+    """
+
+    def __init__(self, run: Run, sweep: Sweep, halving: Halving, epochs: int, passed: int = 0):
+        self.run, self.sweep, self.halving, self.passed = run, sweep, halving, passed
+        self.epochs = halving.epochs(epochs)
+
+    def pause(self, epoch: int) -> str | None:
+        """Why the run is to pause after this epoch; None where it goes on.
+
+        Raises:
+            UserError: the sweep's folder cannot be locked.
+        """
+        if epoch not in self.epochs[self.passed :]:
+            return None
+        rung = self.epochs.index(epoch) + 1
+        with locked(self.sweep.folder / "halving.lock"):
+            verdict = Race(self.sweep.runs(), self.halving).verdict(self.run)
+        return None if verdict.goes_on else f"paused at epoch {epoch}, rung {rung} of {len(self.epochs)}: {verdict.why}"
