@@ -100,13 +100,23 @@ def test_killed_launcher_and_the_same_command_again(tmp_path: Path, sweep: Sweep
     assert "3 runs, 3 done, 0 running elsewhere, 0 to start" in third.stdout
 
 
-def test_two_launchers_at_once_train_each_point_once(tmp_path: Path, sweep: Sweep) -> None:
+def test_two_launchers_at_once_train_each_point_once_and_forget_none(tmp_path: Path, sweep: Sweep) -> None:
+    """Each tells the end of every point, whoever trained it, and the sweep has the points and both launches."""
     words = [*SHORT, "seed=range(4)", "epochs=8", ON_CPU, jobs_at_a_time(1)]
     both = [sweep(*words) for _ in range(2)]
     outputs = [launcher.communicate(timeout=600)[0] for launcher in both]
     assert [launcher.returncode for launcher in both] == [0, 0], outputs
-    assert attempts(tmp_path) == [1] * 4, outputs
+    assert attempts(tmp_path) == [1] * 4 and len(results(tmp_path)) == 4, outputs
     assert {lease["ended"] for lease in leases(tmp_path)} == {"done"}
+    assert lines(tmp_path) == 4 * 8
+    for output in outputs:
+        ends = [line.split() for line in output.splitlines() if line.startswith("[")]
+        assert {(state, point) for _, state, point, *_ in ends} == {("done", f"seed={i}") for i in range(4)}, output
+    record = json.loads((tmp_path / "runs" / "sweeps" / "seed" / "sweep.json").read_text())
+    assert {tmp_path / "runs" / name for name in record["runs"]} == {
+        path.parent for path in tmp_path.glob("runs/*/result.json")
+    }
+    assert len(record["runs"]) == 4 and {launch["pid"] for launch in record["launches"]} == {one.pid for one in both}
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path, sweep: Sweep) -> None:
