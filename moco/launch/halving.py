@@ -70,6 +70,19 @@ def _best(scores: Mapping[str, float], number: int) -> set[str]:
     return {name for name in order[:number] if scores[name] > LAST}
 
 
+def means(seeds: Sequence[Sequence[float]], rungs: int, failed: bool) -> list[float]:
+    """The scores that a configuration is ranked by: the mean over its seeds at each rung that all have reached.
+
+    Args:
+        seeds: of each its scores at the rungs that it has reached.
+        failed: whether a seed has failed, by which the configuration is last everywhere.
+    """
+    if failed:
+        return [LAST] * rungs
+    found = [math.fsum(scores) / len(scores) for scores in zip(*seeds)]
+    return [LAST if math.isnan(mean) else mean for mean in found]
+
+
 class Verdict(NamedTuple):
     """Whether a run goes on, how many rungs it has reached, and the reason in words."""
 
@@ -92,11 +105,8 @@ class _Configuration:
     failed: bool = False
 
     def means(self, rungs: int) -> list[float]:
-        """The mean over the seeds at each rung that all have reached."""
-        if self.failed:
-            return [LAST] * rungs
-        means = [math.fsum(scores) / len(scores) for scores in zip(*self.scores)]
-        return [LAST if math.isnan(mean) else mean for mean in means]
+        """The scores that it is ranked by."""
+        return means(self.scores, rungs, self.failed)
 
 
 class Race:
@@ -172,6 +182,11 @@ def total_epochs(flat: Flat) -> int:
 
 def scores_at(lines: Iterable[Mapping[str, Json]], epochs: Sequence[int]) -> list[float]:
     """kNN top-1 at each of these epochs that was reached, in percent: that of the first evaluation from there on."""
+    return [score for _, score in measured_at(lines, epochs)]
+
+
+def measured_at(lines: Iterable[Mapping[str, Json]], epochs: Sequence[int]) -> list[tuple[int, float]]:
+    """The same with the epoch of each evaluation."""
     scored = [
         (epoch, float(score))
         for line in lines
@@ -179,9 +194,9 @@ def scores_at(lines: Iterable[Mapping[str, Json]], epochs: Sequence[int]) -> lis
     ]
     found = []
     for at in epochs:
-        if (score := next((score for epoch, score in scored if epoch >= at), None)) is None:
+        if (first := next((one for one in scored if one[0] >= at), None)) is None:
             break
-        found.append(score)
+        found.append(first)
     return found
 
 
