@@ -98,6 +98,7 @@ def cancel(given: Given) -> None:
 def add_table(commands: Commands) -> None:
     one = commands.add_parser("table", help="the result table of all finished runs, or of those named")
     one.add_argument("names", nargs="*", help=NAMES)
+    one.add_argument("--paused", action="store_true", help="with paused runs, and the epoch that each row stands at")
     one.add_argument("--where", default="", metavar="TEST", help="such as 'm>=1024 and optimizer.name=sgd or m=64'")
     one.add_argument(
         "--sort",
@@ -121,7 +122,7 @@ def table(given: Given) -> None:
     from moco.analysis.terminal import console
 
     columns = [name.strip() for name in given.columns.split(",") if name.strip()]
-    rows = selection.select(lines(selected(given)), given.where, given.sort, columns)
+    rows = selection.select(lines(selected(given), given.paused), given.where, given.sort, columns)
     if given.format == "parquet" and given.out:
         written(given.out, lambda: formats.write_parquet(rows, given.out))
         return

@@ -3,11 +3,23 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from moco.analysis.records import Cost, Entry, cost, fold
+from moco.analysis.records import Cost, Entry, Reached, cost, fold
 from moco.analysis.statistics import Score, spread
 from moco.io import Json
+from moco.protocols import KNN
 from moco.runs.settings import describe, swept
+
+
+class AtRung(NamedTuple):
+    """kNN top-1 of paused seeds, in percent, and the epoch that it was measured at. Not to be compared with final values."""
+
+    reached: Reached
+    score: Score
+
+    def __str__(self) -> str:
+        return f"{self.score} at epoch {self.reached.epoch}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # equal to itself alone, so that scores can be kept
@@ -41,6 +53,15 @@ class Configuration:
         """The metric over the seeds that have it; None without any."""
         values = self.values(metric)
         return spread(values) if values else None
+
+    @functools.cached_property
+    def at_rung(self) -> AtRung | None:
+        """Where its paused seeds stand that have come farthest; None where none is paused."""
+        rungs = [entry.rung for entry in self.entries if entry.rung and KNN.top1 in entry.rung.metrics]
+        if not rungs:
+            return None
+        reached = max((rung.reached for rung in rungs), key=lambda reached: reached.share)
+        return AtRung(reached, spread([rung.metrics[KNN.top1] for rung in rungs if rung.reached == reached]))
 
     @functools.cached_property
     def minutes(self) -> float | None:
@@ -80,3 +101,12 @@ def scored(found: Sequence[Configuration], metric: str) -> list[tuple[Configurat
 def ranked(found: Sequence[Configuration], metric: str) -> list[Configuration]:
     """Those that have the metric, from the highest mean to the lowest."""
     return [configuration for configuration, _ in scored(found, metric)]
+
+
+def in_order(found: Sequence[Configuration]) -> list[Configuration]:
+    """All of them: finished ones by kNN, paused ones by how far they have come and by kNN there, then the rest."""
+    final = ranked(found, KNN.top1)
+    paused = [(c, c.at_rung) for c in found if c.at_rung and not c.values(KNN.top1)]
+    paused.sort(key=lambda pair: (-pair[1].reached.share, -pair[1].score.mean))
+    shown = {id(c) for c in final} | {id(c) for c, _ in paused}
+    return [*final, *(c for c, _ in paused), *(c for c in found if id(c) not in shown)]

@@ -7,10 +7,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from moco.analysis.records import Reached
 from moco.analysis.statistics import Score
 from moco.analysis.table import ACCURACIES, MULTIPLY_ADDS, PARAMS, Cell, Row
 from moco.errors import UserError
-from moco.io import write_atomic
+from moco.io import Json, write_atomic
 from moco.runs.settings import plain
 
 FORMATS = ("markdown", "csv", "latex", "json", "parquet")
@@ -25,7 +26,9 @@ def heads(rows: Sequence[Row]) -> list[str]:
 
 
 def cell(name: str, value: Cell) -> str:
-    """A cell of that column as people read it: percent with two decimals, large counts in millions or billions."""
+    """A cell of that column as people read it: percent with two decimals, large counts in millions or billions, 3 of 9."""
+    if isinstance(value, Reached):
+        return str(value)
     if name in UNITS and isinstance(value, int | float):
         unit, digits, letter = UNITS[name]
         return f"{value / unit:{digits}} {letter}"
@@ -36,6 +39,8 @@ def _exact(value: Cell) -> str:
     """A cell with its numbers as they are; scores with two decimals."""
     if value is None:
         return ""
+    if isinstance(value, Reached):
+        return str(value.epoch)
     return value.with_count() if isinstance(value, Score) else str(value)
 
 
@@ -50,7 +55,7 @@ def render(rows: Sequence[Row], form: str) -> str:
     if form not in FORMATS:
         raise UserError(f"format {form} is unknown: give one of {', '.join(FORMATS)}")
     if form == "json":
-        return json.dumps(list(rows), indent=1, default=dataclasses.asdict)
+        return json.dumps(list(rows), indent=1, default=_plain)
     names = heads(rows)
     if form == "csv":
         out = io.StringIO()
@@ -58,6 +63,11 @@ def render(rows: Sequence[Row], form: str) -> str:
         return out.getvalue().rstrip("\n")
     cells = [[cell(name, row[name]) for name in names] for row in rows]
     return _latex(names, cells) if form == "latex" else _markdown(names, cells)
+
+
+def _plain(value: Score | Reached) -> Json:
+    """What JSON holds in its place: a score's parts, or the epoch alone, as a column has the whole run's epochs."""
+    return value.epoch if isinstance(value, Reached) else dataclasses.asdict(value)
 
 
 def _markdown(names: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
@@ -105,6 +115,8 @@ def _apart(row: Row) -> Row:
         if name in ACCURACIES:
             parts = dataclasses.asdict(value) if isinstance(value, Score) else {}
             flat |= {f"{name} {part.name}": parts.get(part.name) for part in dataclasses.fields(Score)}
+        elif isinstance(value, Reached):
+            flat[name] = value.epoch
         else:
             flat[name] = value
     return flat

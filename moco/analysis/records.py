@@ -82,6 +82,36 @@ class Result:
         return Size(self.backbone.params + weights, self.backbone.multiply_adds + weights)
 
 
+@dataclass(frozen=True)
+class Reached:
+    """The last epoch that a run has completed, of those of the whole run."""
+
+    epoch: int
+    epochs: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch} of {self.epochs}"
+
+    @property
+    def share(self) -> float:
+        """Of the whole run."""
+        return self.epoch / self.epochs if self.epochs else 0.0
+
+
+class Rung(NamedTuple):
+    """Where a paused run stands.
+
+    Attributes:
+        reached: its epoch.
+        metrics: the newest value of each metric (knn/top1, train/loss ...); accuracies in percent.
+        why: the reason in words.
+    """
+
+    reached: Reached
+    metrics: dict[str, float]
+    why: str
+
+
 class Entry(NamedTuple):
     """A run as it was read; of what is damaged or foreign all is empty but `problem`."""
 
@@ -90,6 +120,7 @@ class Entry(NamedTuple):
     published: Published | None
     result: Result | None  # None where the run is not done
     problem: str
+    rung: Rung | None = None  # None where the run is not paused, or nobody has asked: see placed
 
 
 class Cost(NamedTuple):
@@ -157,6 +188,18 @@ def _result(content: Mapping[str, Json]) -> Result:
         steps=number("steps"),
         at_chance=content.get("at_chance") is True,
     )
+
+
+def placed(entry: Entry, state: State) -> Entry:
+    """The entry of a run in that state; where it is paused, with its rung."""
+    if state != State.PAUSED or entry.problem:
+        return entry
+    last, epochs, holder = entry.run.last_metrics(), entry.flat.get("epochs"), entry.run.holder()
+    epoch = last.get("epoch")
+    reached = Reached(epoch if isinstance(epoch, int) else 0, epochs if isinstance(epochs, int) else 0)
+    metrics = {key: value for key, value in last.items() if "/" in key and is_number(value)}
+    why = holder.why.removeprefix(f"paused at epoch {reached.epoch}, ") if holder else ""
+    return entry._replace(rung=Rung(reached, metrics, why))
 
 
 def _published(config: Flat) -> Published | None:
@@ -231,21 +274,36 @@ def state_counts(states: Iterable[State]) -> str:
 
 
 def look(runs: Sequence[Run]) -> tuple[list[Entry], list[State]]:
-    """The runs as read, and their states; one whose files cannot be used is `damaged`, one without a folder `missing`."""
-    entries = [read(run) for run in runs]
-    found = []
-    for entry, state in zip(entries, states(runs)):
+    """The runs as read, paused ones with their rungs, and their states.
+
+    One whose files cannot be used is `damaged`, one without a folder `missing`.
+    """
+    entries, found = list[Entry](), list[State]()
+    for run, state in zip(runs, states(runs)):
+        entry = read(run)
         known = State.DAMAGED if entry.problem else state
-        found.append(known if entry.run.folder.exists() else State.MISSING)
+        entries.append(placed(entry, known))
+        found.append(known if run.folder.exists() else State.MISSING)
     return entries, found
+
+
+def paused_note(entries: Sequence[Entry]) -> str:
+    """How many of the runs are paused and at which epochs: 18 of 27 runs are paused at epochs 1 to 3; empty for none."""
+    at = sorted({entry.rung.reached.epoch for entry in entries if entry.rung})
+    if not at:
+        return ""
+    number = sum(entry.rung is not None for entry in entries)
+    where = f"epoch {at[0]}" if len(at) == 1 else f"epochs {at[0]} to {at[-1]}"
+    return f"{number} of {len(entries)} runs {'is' if number == 1 else 'are'} paused at {where}"
 
 
 def load(runs_dir: Path | str = "runs", names: Sequence[str] = ()) -> "pandas.DataFrame":
     """One row per run, whatever its state: all runs, or those of these sweeps, ids and folders.
 
-    Columns: id, folder, state, sweeps (a list); the settings under their dotted keys; the newest value of each metric
-    (knn/top1 in percent, of the last epoch that has one); seconds and images_per_second of the training with its
-    evaluations; problem, what is wrong with a damaged folder.
+    Columns: id, folder, state, sweeps (a list); the settings under their dotted keys; epoch, the last that is complete;
+    the newest value of each metric (knn/top1 in percent, of the last epoch that has one; of a run that is not done, it is
+    not what other runs end with); seconds and images_per_second of the training with its evaluations; problem, what is
+    wrong with a damaged folder.
 
     Raises:
         UserError: pandas is not installed, a name is unknown, or there are no runs.
@@ -264,11 +322,12 @@ def load(runs_dir: Path | str = "runs", names: Sequence[str] = ()) -> "pandas.Da
 
 
 def _newest(entry: Entry) -> dict[str, object]:
-    """The newest value of each metric, and the cost."""
+    """The last epoch, the newest value of each metric, and the cost."""
     if entry.result:
-        metrics: Mapping[str, Json] = dict(entry.result.metrics)
+        metrics: Mapping[str, Json] = {**entry.result.metrics, "epoch": entry.flat.get("epochs")}
         spent = cost(entry.flat, entry.result.seconds, entry.result.steps)
     else:
         metrics = entry.run.last_metrics()
         spent = cost(entry.flat, metrics.get("seconds"), metrics.get("step"))
-    return {**{key: value for key, value in metrics.items() if "/" in key}, **spent._asdict()}
+    newest = {key: value for key, value in metrics.items() if "/" in key}
+    return {"epoch": metrics.get("epoch"), **newest, **spent._asdict()}

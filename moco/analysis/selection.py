@@ -6,9 +6,9 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 
-from moco.analysis.records import is_number
+from moco.analysis.records import Reached, is_number
 from moco.analysis.statistics import Score
-from moco.analysis.table import ACCURACIES, Cell, Line, Row
+from moco.analysis.table import ACCURACIES, EPOCH, Cell, Line, Row
 from moco.errors import UserError
 from moco.runs.settings import plain
 
@@ -29,6 +29,7 @@ def select(lines: Sequence[Line], where: str = "", sort: str = "", columns: Sequ
     Args:
         where: comparisons of a column or setting joined by `and` and, more loosely, by `or`: "m>1024 and momentum=0.9 or m=64".
         sort: a column or setting, accuracies from the highest, others from the lowest; a leading - reverses the order.
+            Accuracies of paused runs stand below those of finished ones, the farther a run has come the higher.
         columns: those to keep, in this order; settings are known by their keys too.
 
     Raises:
@@ -85,9 +86,11 @@ def _value(key: str, line: Line) -> Cell:
 
 
 def _size(value: Cell) -> float | None:
-    """What a cell is compared by: its number or mean; None for words."""
+    """What a cell is compared by: its number, mean or epoch; None for words."""
     if isinstance(value, Score):
         return value.mean
+    if isinstance(value, Reached):
+        return value.epoch
     return value if is_number(value) else None
 
 
@@ -103,7 +106,14 @@ def _sorted(lines: Sequence[Line], sort: str) -> list[Line]:
         return (True, 0, plain(value)) if size is None else (False, size, "")
 
     without = [line for line in lines if _value(key, line) is None]
-    return sorted(present, key=rank, reverse=backwards) + without
+    ordered = sorted(present, key=rank, reverse=backwards)
+    return (sorted(ordered, key=_short) if key in ACCURACIES else ordered) + without
+
+
+def _short(line: Line) -> float:
+    """The share of its epochs that a row's runs have not trained yet."""
+    reached = line.row.get(EPOCH)
+    return 1 - reached.share if isinstance(reached, Reached) else 0.0
 
 
 def _tests(where: str, lines: Sequence[Line]) -> list[Callable[[Line], bool]]:

@@ -1,12 +1,14 @@
 """python -m moco status: where each run stands, read off the disk and off SLURM's queue where there is one."""
 
 import contextlib
+import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moco.analysis.records import Entry, clock_note, is_number, read, state_counts, states
+from moco.analysis.records import Entry, clock_note, is_number, placed, read, state_counts, states
 from moco.analysis.terminal import GAP, Column, draw
 from moco.io import Json
 from moco.launch import slurm_client as slurm
@@ -15,6 +17,7 @@ from moco.runs.lease import Holder
 from moco.runs.run import Run
 from moco.runs.settings import describe
 from moco.runs.state import State
+from moco.runs.sweep import Sweep
 from moco.training.progress import duration
 
 if TYPE_CHECKING:
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from rich.segment import Segment
 
 STYLES = {State.DONE: "green", State.RUNNING: "cyan", State.QUEUED: "yellow", State.STOPPED: "yellow"}
-STYLES[State.PENDING] = "dim"
+STYLES |= {State.PAUSED: "bright_yellow", State.PENDING: "dim"}
 TROUBLE = "red"  # the style of all other states
 
 
@@ -36,10 +39,11 @@ class Standing:
         loss: of the training, at last.
         knn, linear: top-1 in percent.
         left: seconds to the end of the training.
-        where: the machine with its device, or why the queue lets the run wait.
+        where: the machine with its device, or why the queue lets the run wait, or why it is paused.
         job: its id in the queue.
         trouble: how the last linear evaluation of a finished run ended, if not well.
         by_own_clock: whether only this machine's clock tells if it runs, elsewhere.
+        undecided: whether it is paused, and its sweep's launcher or SLURM's job may yet let it go on by itself.
     """
 
     id: str
@@ -55,6 +59,12 @@ class Standing:
     job: str = ""
     trouble: str = ""
     by_own_clock: bool = False
+    undecided: bool = False
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more happens by itself, as far as can be told from here."""
+        return self.state.is_finished and not self.by_own_clock and not self.undecided
 
 
 def standings(runs: Sequence[Run]) -> list[Standing]:
@@ -63,15 +73,37 @@ def standings(runs: Sequence[Run]) -> list[Standing]:
     varied = iter(describe([entry.flat for entry in entries if not entry.problem]))
     queue = slurm.queued(runs)
     found = []
+
+    @functools.cache  # for all paused runs of a sweep
+    def decides(runs_dir: Path, sweep: str) -> bool:
+        return _decides(Sweep(runs_dir, sweep), queue)
+
     for entry, state in zip(entries, states(runs, queue)):
         settings = entry.problem or next(varied) or entry.run.folder.name
         damaged = entry.problem or state == State.DAMAGED
         unknown = Standing(entry.run.id, State.DAMAGED, settings)
-        found.append(unknown if damaged else _standing(entry, state, settings, queue))
+        found.append(unknown if damaged else _standing(placed(entry, state), state, settings, queue, decides))
     return found
 
 
-def _standing(entry: Entry, state: State, settings: str, queue: "Mapping[str, slurm.QueueEntry]") -> Standing:
+def _decides(sweep: Sweep, queue: Collection[str]) -> bool:
+    """Whether somebody is at work who may let paused runs of the sweep go on: a launcher here, or SLURM's job for it."""
+    if sweep.launchers():
+        return True
+    if not queue:
+        return False
+    from moco.launch import promotion  # which takes its time to load
+
+    return promotion.noted(sweep) in queue
+
+
+def _standing(
+    entry: Entry,
+    state: State,
+    settings: str,
+    queue: "Mapping[str, slurm.QueueEntry]",
+    decides: Callable[[Path, str], bool],
+) -> Standing:
     run = entry.run
     holder, job, last = run.holder(), run.job(), run.last_metrics()
     running = state == State.RUNNING
@@ -87,10 +119,11 @@ def _standing(entry: Entry, state: State, settings: str, queue: "Mapping[str, sl
         knn=_number(last.get(KNN.top1)),
         linear=_number(last.get(LINEAR.top1, last.get(LINEAR_CACHED.top1))),
         left=_number(progress.get("left")),
-        where=_where(holder, waiting) if holder and running else waiting.reason if waiting else "",
+        where=_where(holder, waiting) if holder and running else _why(entry, waiting),
         job=job.job if job else "",
         trouble=_trouble(run) if state == State.DONE and holder and holder.what == "linear_eval" else "",
         by_own_clock=state in (State.RUNNING, State.KILLED) and run.by_own_clock,
+        undecided=bool(entry.rung and holder and (sweep := holder.place.sweep) and decides(run.folder.parent, sweep)),
     )
 
 
@@ -106,6 +139,11 @@ def _where(holder: Holder, waiting: "slurm.QueueEntry | None") -> str:
     place = holder.place
     device = f"gpu {place.visible}" if place.visible else place.slot or holder.device
     return f"{node}:{device}" if device else node
+
+
+def _why(entry: Entry, waiting: "slurm.QueueEntry | None") -> str:
+    """Why the run is paused, or why the queue lets it wait."""
+    return entry.rung.why if entry.rung else waiting.reason if waiting else ""
 
 
 def _number(value: object) -> float | None:
@@ -158,7 +196,7 @@ def show(found: Sequence[Standing], console: "Console | None") -> None:
 
 
 def watch(look: Callable[[], Sequence[Standing]], seconds: float, console: "Console | None") -> None:
-    """Shows where the runs stand until nothing runs or waits any more, or Ctrl-C; in a terminal it redraws in place."""
+    """Shows where the runs stand until all are done, paused or ended otherwise, or Ctrl-C; a terminal is redrawn in place."""
     if console is None:
         _repeat(look, seconds, lambda found: print(f"{_clock(seconds)}\n\n{text(found)}", flush=True))
         return
@@ -177,12 +215,12 @@ def watch(look: Callable[[], Sequence[Standing]], seconds: float, console: "Cons
 
 
 def _repeat(look: Callable[[], Sequence[Standing]], seconds: float, tell: Callable[[Sequence[Standing]], None]) -> None:
-    """Looks and tells until all runs are finished, or Ctrl-C."""
+    """Looks and tells until nothing more happens by itself, or Ctrl-C."""
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             found = look()
             tell(found)
-            if all(s.state.is_finished and not s.by_own_clock for s in found):
+            if all(s.has_ended for s in found):
                 return
             time.sleep(seconds)
 
@@ -194,6 +232,7 @@ def _clock(seconds: float) -> str:
 def _counts(found: Sequence[Standing]) -> str:
     told = [state_counts(s.state for s in found)]
     told += filter(None, [clock_note(sum(s.by_own_clock for s in found))])
+    told += [f"{s.id} waits at {s.where}" for s in found if s.state == State.PAUSED and s.where and len(found) == 1]
     told += [f"linear evaluation of {s.id} {s.trouble}: see python -m moco logs {s.id}" for s in found if s.trouble]
     return "\n".join(told)
 
@@ -208,9 +247,17 @@ def _screen(found: Sequence[Standing], seconds: float, console: "Console") -> "R
     room = console.height - 2
     lines = _lines(found, seconds, console)
     if len(lines) > room:
-        first = sorted(found, key=lambda s: (s.state == State.DONE, s.state.is_finished, s.state == State.PENDING))
+        first = sorted(found, key=_urgency)
         lines = [*_lines(first, seconds, console)[: room - 1], [Segment("...")]]
     return SegmentLines([*lines, [Segment(" ")]], new_lines=True)
+
+
+def _urgency(standing: Standing) -> int:
+    """What happens now comes first, then what waits, what went wrong, what is paused, what is done."""
+    last = (State.PENDING, State.PAUSED, State.DONE)
+    if standing.state in last:
+        return (2, 4, 5)[last.index(standing.state)]
+    return 3 if standing.state.is_finished else 1
 
 
 def _lines(found: Sequence[Standing], seconds: float, console: "Console") -> "list[list[Segment]]":

@@ -6,7 +6,7 @@ Numbers are accuracies in percent after the last epoch; those of a best epoch ar
 from collections.abc import Sequence
 
 from moco.analysis.configurations import Configuration, configurations, scored
-from moco.analysis.records import Entry
+from moco.analysis.records import Entry, paused_note
 from moco.analysis.statistics import CONFIDENCE, Score, below_best, not_told_apart
 from moco.protocols import KNN, TABULATED
 from moco.runs.settings import Flat
@@ -20,6 +20,8 @@ Ranking = Sequence[tuple[Configuration, Score]]
 def sentences(entries: Sequence[Entry], states: Sequence[State]) -> list[str]:
     """The answer in words: for each data set the best and its margin, then what the numbers rest on and what is missing.
 
+    Finished runs alone are compared; of paused ones it says how many there are, and what the sweep has cost.
+
     Args:
         states: of each run, as records.look gives them.
     """
@@ -31,7 +33,7 @@ def sentences(entries: Sequence[Entry], states: Sequence[State]) -> list[str]:
         said += _answer(group, f"On {where}: " if len(data) > 1 else "")
     if not said:
         said.append("No run has finished yet.")
-    return [*said, *_unfinished(entries, states)]
+    return [*said, *_paused(entries), *_unfinished(entries, states)]
 
 
 def measured_on(flat: Flat) -> str:
@@ -46,37 +48,44 @@ def _answer(found: Sequence[Configuration], prefix: str) -> list[str]:
         return []
     best, score = ranking[0]
     reached = f"{_percent(score)} kNN top-1 after the last epoch"
+    paused = any(configuration.at_rung for configuration in found)
     if len(ranking) == 1:
-        return [f"{prefix}One configuration has finished, {best.label}: {reached}.", *_linear(found, ranking, prefix)]
+        said = [f"{prefix}One configuration has finished, {best.label}: {reached}.", *_linear(found, ranking, prefix)]
+        return said + _picked(best, paused)
     counts = sorted({s.n for _, s in ranking})
     said = [
-        f"{prefix}{best.label} {_standing(ranking, reached)}",
+        f"{prefix}{best.label} {_standing(ranking, reached, 'finished configurations' if paused else 'configurations')}",
         _margin(ranking),
         *_linear(found, ranking, prefix),
         f"Seeds of each configuration: {counts[0]}" + (f" to {counts[-1]}." if len(counts) > 1 else "."),
     ]
-    if not best.flat.get("data.validation"):
-        said.append(
-            "kNN was measured on the test set, and the best setting was picked by it, so its number is a little too good: "
-            "data.validation=0.1 picks on held-out training images."
-        )
-    return said
+    return said + _picked(best, True)
 
 
-def _standing(ranking: Ranking, reached: str) -> str:
-    """Where the first stands, and which of the others seeds do not tell apart from it."""
+def _picked(best: Configuration, chosen: bool) -> list[str]:
+    """What the number is to be taken with, where the configuration was chosen by it."""
+    if not chosen or best.flat.get("data.validation"):
+        return []
+    return [
+        "kNN was measured on the test set, and the best setting was picked by it, so its number is a little too good: "
+        "data.validation=0.1 picks on held-out training images."
+    ]
+
+
+def _standing(ranking: Ranking, reached: str, whom: str) -> str:
+    """Where the first stands among whom, and which of the others seeds do not tell apart from it."""
     others = len(ranking) - 1
     if all(score.n == 1 for _, score in ranking):
-        return f"is the highest of {len(ranking)} configurations: {reached}, but with one seed each they are not told apart."
+        return f"is the highest of {len(ranking)} {whom}: {reached}, but with one seed each they are not told apart."
     close = [ranking[i] for i in not_told_apart(_by_seed(ranking, KNN.top1))]
     if not close:
-        whom = "all others" if others > 1 else "the other"
-        return f"is the best of {len(ranking)} configurations: {reached}, told apart from {whom} by seeds."
+        rest = "all others" if others > 1 else "the other"
+        return f"is the best of {len(ranking)} {whom}: {reached}, told apart from {rest} by seeds."
     single = sum(score.n == 1 for _, score in close)
     note = f" ({single} of them with one seed)" if single else ""
     names = ", ".join(configuration.label for configuration, _ in close[:NAMED])
     more = f" and {len(close) - NAMED} more" if len(close) > NAMED else ""
-    return f"is the highest of {len(ranking)} configurations: {reached}, but {_close(len(close), others)}{note}: {names}{more}."
+    return f"is the highest of {len(ranking)} {whom}: {reached}, but {_close(len(close), others)}{note}: {names}{more}."
 
 
 def _close(count: int, others: int) -> str:
@@ -125,11 +134,25 @@ def _linear(found: Sequence[Configuration], by_knn: Ranking, prefix: str) -> lis
     return said
 
 
+def _paused(entries: Sequence[Entry]) -> list[str]:
+    """How many runs are paused, and what all of them have cost; nothing where none is."""
+    note = paused_note(entries)
+    if not note:
+        return []
+    from moco.launch.budget import spent  # which takes its time to load
+
+    which = "it is" if sum(entry.rung is not None for entry in entries) == 1 else "they are"
+    return [
+        f"{note}: {which} not compared with those that have finished.",
+        f"All runs together have trained {spent([entry.run for entry in entries if entry.flat])}.",
+    ]
+
+
 def _unfinished(entries: Sequence[Entry], states: Sequence[State]) -> list[str]:
-    """What is not in the comparison, by state."""
+    """What else is not in the comparison, by state."""
     groups: dict[State, list[str]] = {}
     for entry, state in zip(entries, states):
-        if not entry.result:
+        if not entry.result and not entry.rung:
             groups.setdefault(state, []).append(entry.run.folder.name if entry.problem else entry.run.id)
     if not groups:
         return []

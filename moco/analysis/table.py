@@ -4,18 +4,19 @@ Rows hold numbers; selection.py chooses among them, formats.py and terminal.py m
 """
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from moco.analysis.recipes import follows
-from moco.analysis.records import Entry, Result, clock_note, fold, read, state_counts, states
+from moco.analysis.records import Entry, Reached, Result, Size, clock_note, fold, placed, read, state_counts, states
 from moco.analysis.statistics import Score, spread
 from moco.io import Json
 from moco.protocols import GUESSED, KNN, TABULATED, Protocol
 from moco.runs.run import Run
 from moco.runs.settings import Flat, varying
+from moco.runs.state import State
 
-Cell: TypeAlias = "Json | Score"
+Cell: TypeAlias = "Json | Score | Reached"
 Row: TypeAlias = dict[str, Cell]
 
 # Settings that have a column of their own, by their dotted keys.
@@ -32,6 +33,7 @@ SETTINGS = {
     "k": "K",
 }
 PARAMS, MULTIPLY_ADDS = "Params", "Multiply-adds"
+EPOCH = "Epoch"  # where a row's runs stand, in a table that has paused ones
 ACCURACIES = ("Top-1", "Top-5", "Best")
 PUBLISHED = ", published"  # after the protocol's name
 PROBE_SETTINGS = ("epochs", "batch_size", "lr", "weight_decay")  # of a linear evaluation, no settings of the run
@@ -45,54 +47,107 @@ class Line(NamedTuple):
     published: Row | None
 
 
-def lines(runs: Iterable[Run]) -> list[Line]:
+def lines(runs: Iterable[Run], paused: bool = False) -> list[Line]:
     """The table's rows for all finished runs: one for each configuration and protocol.
 
     A setting without a column of its own gets one where it varies. Top-1, Top-5 and Best hold a Score in percent over the
     seeds of a configuration; Best is the best epoch's kNN, never what counts. What is left out is said on stderr: damaged
     and foreign runs by name, those that are not done by their number and states. Runs that have probably
     collapsed are named there too.
+
+    Args:
+        paused: runs that are paused have rows, too, below the others, and a column tells at which epoch each row stands.
+            Seeds at different epochs are not folded into one row.
     """
     entries = [read(run) for run in runs]
-    for entry in entries:
-        if entry.problem:
-            print(f"warning: left out of the table: {entry.problem}", file=sys.stderr)
-    if unfinished := [entry.run for entry in entries if not entry.result and not entry.problem]:
-        counts = state_counts(states(unfinished))
-        print(f"left out of the table: {counts} (python -m moco status names them)", file=sys.stderr)
-        if note := clock_note(sum(run.by_own_clock for run in unfinished)):
-            print(note, file=sys.stderr)
+    unfinished = [entry for entry in entries if not entry.result and not entry.problem]
+    found = states([entry.run for entry in unfinished])
+    at_rung = [placed(entry, state) for entry, state in zip(unfinished, found) if state == State.PAUSED]
+    _tell(entries, unfinished, found, paused)
     done = [entry for entry in entries if entry.result]
     if guessing := [entry.run.id for entry in done if entry.result and entry.result.at_chance]:
         print(f"warning: kNN {GUESSED}, probably collapsed: {', '.join(guessing)}", file=sys.stderr)
-    extra = [key for key in varying([entry.flat for entry in done]) if key not in SETTINGS and key != "seed"]
-    return [line for members in fold(done) for line in _of_configuration(members, extra)]
+    shown = [*done, *(at_rung if paused else [])]
+    extra = [key for key in varying([entry.flat for entry in shown]) if key not in SETTINGS and key != "seed"]
+    rows = [line for members in fold(done) for line in _of_configuration(members, extra, paused)]
+    return rows + (_paused(at_rung, extra) if paused else [])
 
 
-def _of_configuration(members: Sequence[Entry], extra: Sequence[str]) -> list[Line]:
-    """The lines of one configuration, one for each protocol."""
+def _tell(entries: Sequence[Entry], unfinished: Sequence[Entry], found: Sequence[State], paused: bool) -> None:
+    """Says on stderr what the table leaves out."""
+    for entry in entries:
+        if entry.problem:
+            print(f"warning: left out of the table: {entry.problem}", file=sys.stderr)
+    at_rung = sum(state == State.PAUSED for state in found)
+    if at_rung and not paused:
+        one = at_rung == 1
+        which = f"{at_rung} of {len(entries)} runs {'is' if one else 'are'} paused at a rung"
+        print(f"{which}; --paused shows {'it' if one else 'them'}", file=sys.stderr)
+    if others := [state for state in found if state != State.PAUSED]:
+        print(f"left out of the table: {state_counts(others)} (python -m moco status names them)", file=sys.stderr)
+    if note := clock_note(sum(entry.run.by_own_clock for entry in unfinished)):
+        print(note, file=sys.stderr)
+
+
+def _paused(at_rung: Sequence[Entry], extra: Sequence[str]) -> list[Line]:
+    """The lines of paused runs: for each configuration one per epoch at which seeds of it stand, the farthest first."""
+    found = []
+    for members in fold(at_rung):
+        reached = {entry.rung.reached for entry in members if entry.rung}
+        for at in reached:
+            here = [e for e in members if e.rung and e.rung.reached == at]
+            scores = {f"Top-{k}": _score([e.rung.metrics for e in here if e.rung], KNN.metric(k)) for k in (1, 5)}
+            row = _settings(KNN, here[0].flat, extra) | {EPOCH: at, **scores, "Best": None}
+            found.append((at, Line(row | {"path": _folders(e.run for e in here)}, here[0].flat, None)))
+    return [line for _, line in sorted(found, key=lambda pair: -pair[0].share)]
+
+
+def _of_configuration(members: Sequence[Entry], extra: Sequence[str], epoch: bool) -> list[Line]:
+    """The lines of one configuration, one for each protocol.
+
+    Args:
+        epoch: whether there is a column for the epoch.
+    """
     flat, found = members[0].flat, []
     for protocol in TABULATED:
         scored = [(e.run, e.result) for e in members if e.result and protocol.top1 in e.result.metrics]
         if scored:
             _warn_of_mixture(protocol, scored)
-            row = _row(protocol, flat, extra, scored)
+            row = _row(protocol, flat, extra, scored, epoch)
             found.append(Line(row, flat, _published(members, protocol, row)))
     return found
 
 
-def _row(protocol: Protocol, flat: Flat, extra: Sequence[str], scored: Sequence[tuple[Run, Result]]) -> Row:
+def _row(
+    protocol: Protocol, flat: Flat, extra: Sequence[str], scored: Sequence[tuple[Run, Result]], epoch: bool
+) -> Row:
     """A configuration's row by one protocol."""
     results = [result for _, result in scored]
-    size = results[0].size(protocol)
     best = [result.best for result in results if result.best is not None] if protocol is KNN else []
+    row = _settings(protocol, flat, extra, results[0].size(protocol))
+    if epoch:
+        row[EPOCH] = Reached(epochs, epochs) if isinstance(epochs := flat.get("epochs"), int) else None
+    row |= {f"Top-{k}": spread([result.metrics[protocol.metric(k)] for result in results]) for k in (1, 5)}
+    return row | {"Best": spread(best) if best else None, "path": _folders(run for run, _ in scored)}
+
+
+def _settings(protocol: Protocol, flat: Flat, extra: Sequence[str], size: Size | None = None) -> Row:
+    """The first columns of a row; the size is unknown before a run is done."""
     row: Row = {"Protocol": protocol.title}
     row |= {name: flat.get(key) for key, name in SETTINGS.items() if key.endswith(".name")}
-    row |= {PARAMS: size.params, MULTIPLY_ADDS: size.multiply_adds}
+    row |= {PARAMS: size.params if size else None, MULTIPLY_ADDS: size.multiply_adds if size else None}
     row |= {name: flat.get(key) for key, name in SETTINGS.items() if not key.endswith(".name")}
-    row |= {key: flat.get(key) for key in extra}
-    row |= {f"Top-{k}": spread([result.metrics[protocol.metric(k)] for result in results]) for k in (1, 5)}
-    return row | {"Best": spread(best) if best else None, "path": " ".join(run.folder.name for run, _ in scored)}
+    return row | {key: flat.get(key) for key in extra}
+
+
+def _score(metrics: Iterable[Mapping[str, float]], name: str) -> Score | None:
+    """The metric over those that have it."""
+    values = [one[name] for one in metrics if name in one]
+    return spread(values) if values else None
+
+
+def _folders(runs: Iterable[Run]) -> str:
+    return " ".join(run.folder.name for run in runs)
 
 
 def _warn_of_mixture(protocol: Protocol, scored: Sequence[tuple[Run, Result]]) -> None:

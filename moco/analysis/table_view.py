@@ -5,9 +5,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from moco.analysis.formats import cell, heads
-from moco.analysis.records import is_number
+from moco.analysis.records import Reached, is_number
 from moco.analysis.statistics import Score
-from moco.analysis.table import MULTIPLY_ADDS, PARAMS, SETTINGS, Row, is_published
+from moco.analysis.table import EPOCH, MULTIPLY_ADDS, PARAMS, SETTINGS, Row, is_published
 from moco.analysis.terminal import Column, draw, fit
 from moco.io import Json
 from moco.runs.settings import swept
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 WORDS = ("Protocol", "path")  # columns whose cells may take several lines
 # What stays, and what goes late: the last of these first. Before them go the settings that some choice determines, the sizes,
 # and first of all what is the same in all rows.
-STAY = ("Protocol", "Top-1")
+STAY = ("Protocol", EPOCH, "Top-1")
 IMPORTANT = ("Method", "tau", "m", "Data", "Model")
 USEFUL = ("path", "Top-5", "Best")
 SIZES = (PARAMS, MULTIPLY_ADDS)
@@ -50,7 +50,7 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
     for name in heads(rows):
         cells = [cell(name, row[name]) for row in rows]
         if any(cells) or not rows:
-            numbers = any(is_number(row[name]) or isinstance(row[name], Score) for row in rows)
+            numbers = any(is_number(row[name]) or isinstance(row[name], Score | Reached) for row in rows)
             columns.append(Column(name, cells, ranks[name], words=name in WORDS, right=numbers))
     return columns
 
@@ -71,7 +71,7 @@ def _chosen(rows: Sequence[Row]) -> set[str]:
     keys = {head: key for key, head in SETTINGS.items()}
     settings = [head for head in heads(rows) if head not in (*STAY, *USEFUL, *SIZES)]
     flats: list[dict[str, Json]] = [
-        {keys.get(head, head): value for head in settings if not isinstance(value := row[head], Score)}
+        {keys.get(head, head): value for head in settings if not isinstance(value := row[head], Score | Reached)}
         for row in _ours(rows)
     ]
     needed = swept(flats)

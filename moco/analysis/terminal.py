@@ -140,6 +140,16 @@ def draw(columns: Sequence[Column], width: int) -> "tuple[Table, str]":
     return table, f"Not shown in {width} columns: {', '.join(dropped)}" if dropped else ""
 
 
+def plain(columns: Sequence[Column]) -> str:
+    """The table as plain text in its full width."""
+    lines = [[column.name for column in columns], *zip(*(column.cells for column in columns))]
+    aligned = [
+        [text.rjust(column.natural) if column.right else text.ljust(column.natural) for text, column in zip(line, columns)]
+        for line in lines
+    ]
+    return "\n".join((" " * GAP).join(line).rstrip() for line in aligned)
+
+
 def _texts(column: Column, width: int) -> "list[Text]":
     """The cells of a column; a setting that is too long for a line is broken after its equals sign."""
     from rich.text import Text
