@@ -1,11 +1,11 @@
 """How honest intervals over few seeds are: what they cover, and how often the best of equal configurations is told apart.
 
-    python benchmarks/seeds.py [--draws N] [--runs-dir DIR ...]
+    python benchmarks/seeds.py [--draws N] [--configurations K] [--runs-dir DIR ...]
 
 Seeds are drawn from normal distributions. `ratio` is how much larger the deviation of one configuration is than that of the
 others, `alike` the correlation of the runs of one seed. An interval should cover the true difference in at least 0.95 of all
-draws. Of nine configurations with the same mean, any should be told apart from the best in at most 0.05; where one is five
-deviations above the other eight, as many as possible should.
+draws. Of K configurations (nine) with the same mean, any should be told apart from the best in at most 0.05; where one is five
+deviations above the others, as many as possible should.
 
 - bootstrap: percentiles of the difference over all resamples (2,000 resamples at five seeds)
 - welch, paired: Student's intervals for unequal variances and over the differences of each seed
@@ -36,8 +36,7 @@ from moco.protocols import KNN
 from moco.runs.listing import all_runs
 
 SEEDS, ALIKE, RESAMPLES = (2, 3, 5), (0.0, 0.8), 2000
-LIFT = np.array([5.0] + [0.0] * 8)[:, None]  # of the first of nine
-NINE = {"equal": np.ones(9), "one thrice": np.array([3.0] + [1.0] * 8), "half to twice": np.geomspace(0.5, 2, 9)}
+LIFT = 5.0  # deviations of the one that is better
 
 
 def draw(rng: np.random.Generator, draws: int, deviations: Any, n: int, alike: float) -> Any:
@@ -101,8 +100,13 @@ def studentized(k: int) -> Any:
     return lambda freedom: np.exp(line(np.log(freedom)))
 
 
-def nine(x: Any, quantile: Any) -> dict[str, Any]:
-    """For each rule which of nine configurations it tells apart from the best.  # [draws, 9] each"""
+def deviations(k: int) -> dict[str, Any]:
+    """Of k configurations: equal, one of another size, all of different sizes."""
+    return {"equal": np.ones(k), "one thrice": np.r_[3, np.ones(k - 1)], "half to twice": np.geomspace(0.5, 2, k)}
+
+
+def many(x: Any, quantile: Any) -> dict[str, Any]:
+    """For each rule which configurations it tells apart from the best.  # [draws, configurations] each"""
     k, n = x.shape[1:]
     means, variances = x.mean(2), x.var(2, ddof=1)
     best = means.argmax(1)[:, None]
@@ -134,8 +138,8 @@ def wrongly(far: dict[str, Any]) -> dict[str, float]:
 
 
 def rightly(far: dict[str, Any]) -> dict[str, float]:
-    """Which share of the eight others was told apart."""
-    return {name: round(float(found.sum(1).mean() / 8), 3) for name, found in far.items()}
+    """Which share of the others was told apart."""
+    return {name: round(float(found.sum(1).mean() / (found.shape[1] - 1)), 3) for name, found in far.items()}
 
 
 def correlation(folder: Path) -> dict[str, float]:
@@ -155,22 +159,25 @@ def correlation(folder: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=4000)
+    parser.add_argument("--configurations", type=int, default=9)
     parser.add_argument("--runs-dir", type=Path, nargs="*", default=[])
     words = parser.parse_args()
-    rng, quantile = np.random.default_rng(0), studentized(9)
+    k = words.configurations
+    rng, quantile = np.random.default_rng(0), studentized(k)
+    lift = np.r_[LIFT, np.zeros(k - 1)][:, None]
     covered = {
         f"{n} seeds, ratio {ratio}, alike {alike}": two(rng, words.draws, n, ratio, alike)
         for n, ratio, alike in itertools.product(SEEDS, (1, 3, 10), ALIKE)
     }
     equal = {
-        f"{n} seeds, {name}, alike {alike}": wrongly(nine(draw(rng, words.draws, deviations, n, alike), quantile))
-        for n, (name, deviations), alike in itertools.product(SEEDS, NINE.items(), ALIKE)
+        f"{n} seeds, {name}, alike {alike}": wrongly(many(draw(rng, words.draws, each, n, alike), quantile))
+        for n, (name, each), alike in itertools.product(SEEDS, deviations(k).items(), ALIKE)
     }
     above = {
-        f"{n} seeds, alike {alike}": rightly(nine(draw(rng, words.draws, np.ones(9), n, alike) + LIFT, quantile))
+        f"{n} seeds, alike {alike}": rightly(many(draw(rng, words.draws, np.ones(k), n, alike) + lift, quantile))
         for n, alike in itertools.product(SEEDS, ALIKE)
     }
-    shown = {"covered": covered, "nine equal, any told apart": equal, "one above, share told apart": above}
+    shown = {"covered": covered, f"{k} equal, any told apart": equal, "one above, share told apart": above}
     shown["runs"] = {folder.name: correlation(folder) for folder in words.runs_dir}
     print(json.dumps(shown, indent=1))
 

@@ -82,8 +82,8 @@ def below_best(configurations: Sequence[Seeds]) -> list[Difference | None]:
 def not_told_apart(configurations: Sequence[Seeds]) -> list[int]:
     """The places of those that seeds do not tell apart from the one with the highest mean, which is not among them.
 
-    What has one seed is never told apart. Where all nine of nine configurations are equal, one is told apart in 2 to 4 of
-    100 cases, and in up to 8 where the deviations of nine differ by a factor of 3 or 4 (benchmarks/seeds.py).
+    What has one seed is never told apart. Where nine are equal, any is told apart in 1 to 6 of 100 cases, and in up to 10
+    where their deviations differ by a factor of 3 or 4 (benchmarks/seeds.py).
     """
     below, first = below_best(configurations), _best(configurations) if configurations else None
     return [i for i, found in enumerate(below) if i != first and (found is None or found.low <= 0)]
