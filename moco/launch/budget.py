@@ -111,12 +111,15 @@ def promoted(paused: Sequence[Task], sweep: Sweep, tasks: Sequence[Task], gone: 
 
 def expected(tasks: Sequence[Task], halving: Halving) -> list[str]:
     """What a dry run tells: the rungs in epochs, and what the sweep costs from its beginning."""
-    epochs = [[t.config.epochs for t in group if t.config] for group in by_configuration(tasks).values()]
-    ends = sorted({n for seeds in epochs for n in seeds})
+    races: dict[tuple[str | None, float], list[list[int]]] = {}
+    for group in by_configuration(tasks).values():
+        configs = [task.config for task in group if task.config]
+        races.setdefault((configs[0].data.name, configs[0].data.validation), []).append([c.epochs for c in configs])
+    ends = sorted({task.config.epochs for task in tasks if task.config})
     rungs = [f"{', '.join(map(str, halving.epochs(total)))} of {total}" for total in ends]
     return [
         f"rungs at epoch {'; '.join(rungs)}: the best 1/{halving.eta} go on, the others are paused",
-        f"the sweep takes {cost(epochs, halving)}",
+        f"the sweep takes {Cost(*map(sum, zip(*(cost(race, halving) for race in races.values()))))}",
     ]
 
 

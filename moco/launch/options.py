@@ -46,7 +46,7 @@ class LauncherOptions:
         _at_least(1, rungs=self.rungs)
         if self.rungs is not None and self.halving is None:
             raise UserError(
-                f"hydra.launcher.rungs={self.rungs} has no effect without hydra.launcher.halving: add it, =3"
+                f"hydra.launcher.rungs={self.rungs} has no effect without halving: add hydra.launcher.halving=3"
             )
         _at_least(0, fail_fast=self.fail_fast, signal_delay_s=self.signal_delay_s)
         _at_least(1, timeout_min=self.timeout_min, cpus_per_task=self.cpus_per_task)
@@ -85,6 +85,7 @@ class SlurmOptions(LauncherOptions):
     Attributes:
         wait: follow the jobs to their ends.
         array_parallelism: how many jobs may run at a time.
+        points_per_job: how many points share a job: its cores, memory, GPUs and time; a process each.
         name: of the jobs, in SLURM's queue.
         mem_gb: memory of a job.
         additional_parameters: more of sbatch's, such as {reservation: mine}.
@@ -93,6 +94,7 @@ class SlurmOptions(LauncherOptions):
     wait: bool = False
     timeout_min: int | None = 60
     array_parallelism: int = 256
+    points_per_job: int = 1
     name: str = "moco"
     partition: str | None = None
     nodes: int = 1
@@ -117,6 +119,7 @@ class SlurmOptions(LauncherOptions):
         _at_least(
             1,
             array_parallelism=self.array_parallelism,
+            points_per_job=self.points_per_job,
             gpus_per_node=self.gpus_per_node,
             gpus_per_task=self.gpus_per_task,
             cpus_per_gpu=self.cpus_per_gpu,

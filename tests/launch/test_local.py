@@ -5,9 +5,8 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,28 +22,6 @@ from moco.runs.sweep import Sweep as SweepFolder
 
 Sweep = Callable[..., subprocess.Popen[str]]
 ON_CPU = "hydra.launcher.devices=cpu"
-
-
-@pytest.fixture
-def sweep(tmp_path: Path) -> Iterator[Sweep]:
-    """sweep("seed=0,1") -> the launcher, started in tmp_path with a session of its own; none outlives the test."""
-    with contextlib.ExitStack() as launchers:
-
-        def start(*words: str) -> subprocess.Popen[str]:
-            launcher = subprocess.Popen(
-                [sys.executable, TRAIN, "-m", *words],
-                cwd=tmp_path,
-                env=ENVIRONMENT,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,
-            )
-            launchers.enter_context(launcher)
-            launchers.callback(launcher.kill)
-            return launcher
-
-        yield start
 
 
 def jobs_at_a_time(n: int) -> str:
