@@ -39,11 +39,10 @@ SEEDS, ALIKE, RESAMPLES = (2, 3, 5), (0.0, 0.8), 2000
 LIFT = 5.0  # deviations of the one that is better
 
 
-def draw(rng: np.random.Generator, draws: int, deviations: Any, n: int, alike: float) -> Any:
+def draw(rng: np.random.Generator, draws: int, sizes: Any, n: int, alike: float) -> Any:
     """n seeds of configurations with these deviations and mean 0.  # [draws, configurations, n]"""
-    deviations = np.asarray(deviations)
-    shared, own = rng.normal(size=(draws, 1, n)), rng.normal(size=(draws, len(deviations), n))
-    return (np.sqrt(alike) * shared + np.sqrt(1 - alike) * own) * deviations[:, None]
+    shared, own = rng.normal(size=(draws, 1, n)), rng.normal(size=(draws, len(sizes), n))
+    return (np.sqrt(alike) * shared + np.sqrt(1 - alike) * own) * np.asarray(sizes)[:, None]
 
 
 def by_seed(values: Any, first: int = 0) -> dict[str, float]:
