@@ -5,6 +5,7 @@ import dataclasses
 import gc
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -294,6 +295,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except UserError as error:
         say(error)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     except BrokenPipeError:  # | head closed the pipe: not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

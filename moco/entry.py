@@ -143,7 +143,7 @@ def _evaluate(values: dict[str, Json]) -> float | None:
 
 
 def run_or_exit(job: Callable[[], T]) -> T:
-    """Runs the job; what the user can mend becomes one line per problem on stderr, and exit code 1."""
+    """Runs the job; what the user can mend becomes one line per problem on stderr, and exit code 1; Ctrl-C one line and 130."""
     try:
         return job()
     except Stopped:
@@ -152,3 +152,6 @@ def run_or_exit(job: Callable[[], T]) -> T:
     except UserError as error:
         say(error)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)

@@ -15,6 +15,7 @@ from common import ENVIRONMENT, python
 from sweeping import LONG, SHORT, TRAIN, attempts, leases, lines, results, wait_for
 
 from moco.errors import UserError
+from moco.io import locked
 from moco.launch.gpus import chosen_gpus, refuse_absent
 from moco.launch.local import LocalLauncher
 from moco.launch.options import LocalOptions
@@ -94,6 +95,25 @@ def test_two_launchers_at_once_train_each_point_once_and_forget_none(tmp_path: P
         path.parent for path in tmp_path.glob("runs/*/result.json")
     }
     assert len(record["runs"]) == 4 and {launch["pid"] for launch in record["launches"]} == {one.pid for one in both}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_launcher_that_waits_for_another_hears_a_signal(
+    number: signal.Signals, code: int, tmp_path: Path, sweep: Sweep
+) -> None:
+    lock = tmp_path / "runs" / "sweeps" / ".lock"
+    lock.parent.mkdir(parents=True)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
+    with locked(lock):
+        launcher = sweep(*SHORT, "seed=0,1", ON_CPU)
+        signal.signal(signal.SIGINT, before)
+        assert launcher.stdout
+        while "waits for" not in (line := launcher.stdout.readline()):
+            assert line, "it did not wait"
+        launcher.send_signal(number)
+        output = launcher.communicate(timeout=20)[0]  # the lock would be waited for longer
+    assert launcher.returncode == code and "Traceback" not in output, output
+    assert [path.name for path in (tmp_path / "runs").rglob("*")] == ["sweeps", ".lock"]
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path, sweep: Sweep) -> None:
