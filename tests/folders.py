@@ -1,7 +1,9 @@
 """Synthetic run folders, as training and linear evaluation leave them."""
 
 import copy
+import dataclasses
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from moco.config.schema import Config
 from moco.io import Json
 from moco.protocols import KNN, KNN_HEAD
 from moco.runs.identity import folder_name
+from moco.runs.lease import Holder, Place, machine
+from moco.runs.state import State
 
 SIZES: dict[str, Json] = {
     "params": 24_615_616,
@@ -93,6 +97,32 @@ def write_run(
         (folder / "error.txt").write_text(error)
     elif epochs is None:
         (folder / "result.json").write_text(json.dumps(result))
+    return folder
+
+
+def write_paused(
+    runs_dir: Path,
+    cfg: Config,
+    epoch: int,
+    top1: float = 50.0,
+    *,
+    why: str = "rung 1 of 2: rank 2 of the 3 that are here, of 3",
+    place: Place | None = None,
+) -> Path:
+    """The folder of a run that was paused at a rung after this epoch, with kNN `top1` there.
+
+    Args:
+        place: of the job that held it.
+    """
+    folder = write_run(runs_dir, cfg, top1 + 30 * (1 - epoch / cfg.epochs) ** 2, epochs=epoch)
+    path = folder / "metrics.jsonl"
+    *before, last = [json.loads(line) for line in path.read_text().splitlines()]
+    last |= {KNN.top1: top1, KNN.metric(5): min(99.0, top1 + 40)}
+    path.write_text("".join(json.dumps(line) + "\n" for line in [*before, last]))
+    (folder / "checkpoint.pt").touch()
+    said, now = f"paused at epoch {epoch}, {why}", time.time()
+    held = Holder("", machine(), "node7", 1, None, now, "train", "cpu", place or Place(), {}, State.PAUSED, said, now)
+    (folder / "lease.json").write_text(json.dumps(dataclasses.asdict(held)))
     return folder
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias, TypeVar
 
-from moco.analysis.configurations import Configuration, ranked, scored
+from moco.analysis.configurations import AtRung, Configuration, in_order, scored
 from moco.analysis.records import is_number
 from moco.analysis.statistics import Score
 from moco.io import Json
@@ -52,21 +52,32 @@ class Panel(NamedTuple):
 
 
 class Heat(NamedTuple):
-    """The means over a grid of two settings, z[y][x]; None where no run has finished."""
+    """The means over a grid of two settings, z[y][x]; None where no run has finished.
+
+    rungs[y][x]: where runs are paused and none has finished; these values are shown and not coloured.
+    """
 
     x_key: str
     y_key: str
     xs: list[float]
     ys: list[float]
     z: list[list[float | None]]
+    rungs: list[list[AtRung | None]]
+
+
+class Course(NamedTuple):
+    """The lines of a run's metrics, and whether it is paused where they end."""
+
+    lines: list[dict[str, Json]]
+    paused: bool
 
 
 class Learning(NamedTuple):
-    """What is drawn of a configuration's runs: the lines of their metrics."""
+    """What is drawn of a configuration's runs."""
 
     label: str
     colour: int | None  # None for grey
-    runs: list[list[dict[str, Json]]]
+    runs: list[Course]
 
 
 def axis(values: Sequence[object]) -> str:
@@ -142,25 +153,25 @@ def ticks(low: float, high: float, kind: str) -> list[float]:
 
 
 def heat(found: Sequence[Configuration], metric: str) -> Heat | None:
-    """The grid, where exactly two settings were swept and both are numbers; else None."""
-    pairs = scored(found, metric)
-    keys = swept([c.flat for c, _ in pairs])
-    if len(keys) != 2:
+    """The grid, where exactly two settings were swept, both are numbers, and a run has finished; else None."""
+    known = [c for c in found if c.values(metric) or (metric == KNN.top1 and c.at_rung)]
+    keys = swept([c.flat for c in known])
+    if len(keys) != 2 or not any(c.values(metric) for c in known):
         return None
-    points = [
-        (x, y, s.mean) for c, s in pairs if is_number(x := c.flat.get(keys[0])) and is_number(y := c.flat.get(keys[1]))
-    ]
-    if len(points) < len(pairs):
+    points = [(x, y, c) for c in known if is_number(x := c.flat.get(keys[0])) and is_number(y := c.flat.get(keys[1]))]
+    if len(points) < len(known):
         return None
     x_key, y_key = keys
     xs, ys = sorted({x for x, _, _ in points}), sorted({y for _, y, _ in points})
-    means = {(x, y): mean for x, y, mean in points}
+    at = {(x, y): c for x, y, c in points}
     if len(ys) > len(xs):  # the setting with more values lies along x
         x_key, y_key, xs, ys = y_key, x_key, ys, xs
-        means = {(y, x): mean for (x, y), mean in means.items()}
-    if len(xs) * len(ys) > 2 * len(pairs):  # random search: there is no grid
+        at = {(y, x): c for (x, y), c in at.items()}
+    if len(xs) * len(ys) > 2 * len(known):  # random search: there is no grid
         return None
-    return Heat(x_key, y_key, xs, ys, [[means.get((x, y)) for x in xs] for y in ys])
+    scores = [[c.score(metric) if (c := at.get((x, y))) else None for x in xs] for y in ys]
+    rungs = [[c.at_rung if (c := at.get((x, y))) and not c.score(metric) else None for x in xs] for y in ys]
+    return Heat(x_key, y_key, xs, ys, [[score.mean if score else None for score in row] for row in scores], rungs)
 
 
 def name(key: str) -> str:
@@ -176,12 +187,15 @@ def coloured(lines: Sequence[T]) -> list[tuple[T, int | None]]:
 
 def learning(found: Sequence[Configuration]) -> list[Learning]:
     """The configurations by kNN, unfinished ones last; of the grey ones at most about GREY runs, spread over the ranking."""
-    order = [*ranked(found, KNN.top1), *(c for c in found if not c.values(KNN.top1))]
-    drawn = coloured(order)
+    drawn = coloured(in_order(found))
     dull = [entry.run for c, colour in drawn if colour is None for entry in c.entries]
     kept = {run.folder for run in dull[:: -(-len(dull) // GREY) or 1]}
     return [
-        Learning(c.label, n, [e.run.metrics() for e in c.entries if n is not None or e.run.folder in kept])
+        Learning(
+            c.label,
+            n,
+            [Course(e.run.metrics(), bool(e.rung)) for e in c.entries if n is not None or e.run.folder in kept],
+        )
         for c, n in drawn
     ]
 

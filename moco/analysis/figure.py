@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from moco.analysis import charts
 from moco.analysis.configurations import configurations
-from moco.analysis.records import is_number, read
+from moco.analysis.records import is_number, look
 from moco.errors import UserError
 from moco.protocols import KNN
 from moco.runs.run import Run
@@ -24,6 +24,8 @@ GREY = "0.75"
 
 def figure(runs: Sequence[Run], out: Path) -> None:
     """Learning curves, kNN top-1 against each swept setting with one standard deviation over seeds, and a heat map of two.
+
+    Curves of paused runs end with an open circle; the other parts are of finished runs, but for grey numbers in the heat map.
 
     Curves are labelled by what varies; the format follows from the file's ending.
 
@@ -60,7 +62,7 @@ def figure(runs: Sequence[Run], out: Path) -> None:
 
 def _draws(runs: Sequence[Run]) -> list[Callable[["Axes"], None]]:
     """What draws each part of the figure."""
-    found = configurations([read(run) for run in runs])
+    found = configurations(look(runs)[0])
     learning = charts.learning(found)
     draws: list[Callable[[Axes], None]] = [
         partial(_curves, learning=learning, metric=KNN.top1, label=LABEL),
@@ -82,15 +84,27 @@ def _legend(sheet: "Figure", axes: "Axes") -> None:
 
 def _curves(axes: "Axes", learning: Sequence[charts.Learning], metric: str, label: str) -> None:
     """One line per run; if configurations are many, the best few in colour."""
+    ends = []
     for name, colour, runs in learning:
-        for i, lines in enumerate(runs):
-            x, y = charts.curve(lines, metric, colour)
+        for i, run in enumerate(runs):
+            x, y = charts.curve(run.lines, metric, colour)
+            if run.paused and x:
+                ends.append((x[-1], y[-1], GREY if colour is None else f"C{colour}"))
             if colour is None:
                 _grey(axes, x, y)
             elif x:
                 mark = "o" if len(x) < 15 else None
                 axes.plot(x, y, color=f"C{colour}", marker=mark, markersize=3, label=name if i == 0 else None)
+    _ends(axes, ends)
     _finish(axes, "epoch", label)
+
+
+def _ends(axes: "Axes", ends: Sequence[tuple[float, float, str]]) -> None:
+    """Open circles where curves of paused runs end: epoch, value and colour; grey ones lowest."""
+    for x, y, colour in sorted(ends, key=lambda end: end[2] != GREY):
+        axes.plot([x], [y], "o", color=colour, fillstyle="none", markersize=7)
+    if ends:
+        axes.plot([], [], "o", color="0.4", fillstyle="none", markersize=7, label="paused here")
 
 
 def _grey(axes: "Axes", x: Sequence[float], y: Sequence[float]) -> None:
@@ -129,7 +143,7 @@ def _against(axes: "Axes", panel: charts.Panel) -> None:
 
 
 def _heat(axes: "Axes", grid: charts.Heat) -> None:
-    """The means over a grid of two settings, with their numbers where there is room."""
+    """The means over a grid of two settings, with their numbers where there is room; grey ones are of paused runs."""
     z = [[float("nan") if value is None else value for value in row] for row in grid.z]
     known = [value for row in grid.z for value in row if value is not None]
     middle = min(known) + 0.6 * (max(known) - min(known))
@@ -142,6 +156,9 @@ def _heat(axes: "Axes", grid: charts.Heat) -> None:
             if value is not None and len(grid.xs) <= charts.DISTINCT:
                 colour = "black" if value <= middle else "white"
                 axes.text(j, i, f"{value:.2f}", ha="center", va="center", color=colour, fontsize="small")
+            elif (at := grid.rungs[i][j]) and len(grid.xs) <= charts.DISTINCT:
+                text = f"{at.score.mean:.2f}\nat epoch {at.reached.epoch}"
+                axes.text(j, i, text, ha="center", va="center", color="0.45", fontsize="x-small")
 
 
 def _finish(axes: "Axes", x: str, y: str) -> None:

@@ -14,6 +14,7 @@ from moco.analysis.records import Entry, look, state_counts
 from moco.analysis.summary import sentences
 from moco.errors import UserError
 from moco.io import write_atomic
+from moco.protocols import KNN
 from moco.runs.listing import other_folders
 from moco.runs.settings import varying
 from moco.runs.state import State
@@ -54,12 +55,14 @@ def _content(entries: Sequence[Entry], states: Sequence[State]) -> dict[str, obj
     """What the page shows below the answer, by the names that the template has for it."""
     found = configurations(entries)
     keys = [key for key in varying([c.flat for c in found]) if key != "seed"] or ["method.name"]
-    unfinished = _unfinished(entries, states)
+    paused, unfinished = _paused(entries), _unfinished(entries, states)
     by_folder = {entry.run.folder: state for entry, state in zip(entries, states)}
     return {
         "counts": f"{len(entries)} runs: {state_counts(states)}",
         "when": datetime.datetime.now().strftime("%d %b %Y, %H:%M"),
         "shared": charts.shared([c.flat for c in found], keys),
+        "paused": paused[:NAMED],
+        "more_paused": max(0, len(paused) - NAMED),
         "unfinished": unfinished[:NAMED],
         "more": max(0, len(unfinished) - NAMED),
         "data": {"table": report_table.table(found, keys, by_folder), "charts": report_charts.charts(found)},
@@ -74,11 +77,26 @@ def _foreign(runs_dir: Path | str) -> list[str]:
     return [f"Folders without a run: {', '.join(others[:FOREIGN])}{' ...' if len(others) > FOREIGN else ''}."]
 
 
+def _paused(entries: Sequence[Entry]) -> list[dict[str, str]]:
+    """Epoch, kNN, folder and reason of each paused run, the farthest first."""
+    rungs = [(entry.run, entry.rung) for entry in entries if entry.rung]
+    rungs.sort(key=lambda pair: (-pair[1].reached.share, -pair[1].metrics.get(KNN.top1, 0.0)))
+    return [
+        {
+            "epoch": str(rung.reached),
+            "knn": f"{rung.metrics[KNN.top1]:.2f}" if KNN.top1 in rung.metrics else "",
+            "folder": run.folder.name,
+            "why": rung.why,
+        }
+        for run, rung in rungs
+    ]
+
+
 def _unfinished(entries: Sequence[Entry], states: Sequence[State]) -> list[dict[str, str]]:
-    """State, folder and reason of each run without a usable result."""
+    """State, folder and reason of each run without a usable result that is not paused."""
     found = []
     for entry, state in zip(entries, states):
-        if entry.result is None:
+        if entry.result is None and entry.rung is None:
             silent = entry.problem or state in (State.RUNNING, State.QUEUED)
             said = "" if silent else " ".join(entry.run.log_tail(1))[:300]
             why = entry.problem if state == State.DAMAGED else said

@@ -1,7 +1,7 @@
 """The report's charts: plotly's traces and layouts as plain data. Imports no plotly: the page draws them."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias, TypedDict
 
 from moco.analysis import charts as shown
@@ -29,19 +29,27 @@ class Chart(TypedDict):
 
 
 def charts(found: Sequence[Configuration]) -> list[Chart]:
-    """All charts of these configurations."""
+    """All charts of these configurations. Paused ones are marked in curves and heat map, and left out of the others."""
     learning = shown.learning(found)
     made = [
         _curves(learning, KNN.top1, f"{KNN.title} top-1 over the epochs", f"{KNN.title} top-1 (%)"),
         _curves(learning, "train/loss", "Training loss over the epochs", "loss"),
     ]
+    paused = any(c.at_rung for c in found)
     for protocol in TABULATED:
         metric, label = protocol.top1, f"{protocol.title} top-1"
         if scored(found, metric):
             own = [_against(panel, label) for panel in shown.panels(found, metric)]
-            own += [_heat(found, metric, label), _parallel(found, metric, label), *_costs(found, metric, label)]
+            own += [_parallel(found, metric, label), *_costs(found, metric, label)]
+            own = [_of_finished(chart) if chart and paused else chart for chart in own]
+            own.insert(len(own) - 3, _heat(found, metric, label))
             made += [{**chart, "metric": label} for chart in own if chart]
     return [chart for chart in made if chart]
+
+
+def _of_finished(chart: Chart) -> Chart:
+    """The chart with the note that paused runs are not in it."""
+    return {**chart, "note": "; ".join(filter(None, [chart["note"], "finished runs alone"]))}
 
 
 def _chart(title: str, traces: list[Trace], x: Axis, y: Axis, note: str = "", wide: int | None = None) -> Chart:
@@ -66,11 +74,16 @@ def _grey(lines: Iterable[tuple[Sequence[shown.Place], Sequence[float]]]) -> lis
 
 
 def _curves(learning: Sequence[shown.Learning], metric: str, title: str, label: str) -> Chart | None:
-    """One line per run; if configurations are many, the best few in colour."""
+    """One line per run, with an open circle where it is paused; if configurations are many, the best few in colour."""
     traces: list[Trace] = []
     grey: list[tuple[list[float], list[float]]] = []
+    marks: dict[str, list[tuple[float, float, str]]] = {}
     for name, colour, runs in learning:
-        curves = [curve for lines in runs if (curve := shown.curve(lines, metric, colour))[0]]
+        drawn = [(curve, run.paused) for run in runs if (curve := shown.curve(run.lines, metric, colour))[0]]
+        curves = [curve for curve, _ in drawn]
+        ends = [(x[-1], y[-1], name) for (x, y), paused in drawn if paused]
+        if ends:
+            marks.setdefault("--grey" if colour is None else f"--c{colour}", []).extend(ends)
         if colour is None:
             grey += curves
             continue
@@ -88,8 +101,30 @@ def _curves(learning: Sequence[shown.Learning], metric: str, title: str, label: 
             )
     if not traces and not grey:
         return None
-    note = f"In colour the best {shown.BEST} by kNN; in grey {len(grey)} runs of the others" if grey else ""
-    return _chart(title, _grey(grey) + traces, _axis("epoch"), _axis(label), note)
+    best = f"best {shown.BEST}: finished ones by kNN, then the latest paused" if marks else f"best {shown.BEST} by kNN"
+    note = f"In colour the {best}; in grey {len(grey)} runs of the others" if grey else ""
+    return _chart(title, _grey(grey) + traces + _ends(marks), _axis("epoch"), _axis(label), note)
+
+
+def _ends(marks: Mapping[str, Sequence[tuple[float, float, str]]]) -> list[Trace]:
+    """Open circles where curves of paused runs end, by colour, grey ones lowest; the first stands for all in the legend."""
+    traces: list[Trace] = []
+    for colour in sorted(marks, key=lambda colour: colour != "--grey"):
+        x, y, labels = zip(*marks[colour])
+        traces.append(
+            {
+                "x": x,
+                "y": y,
+                "text": labels,
+                "name": "paused here",
+                "showlegend": not traces,
+                "mode": "markers",
+                "marker": {"color": colour, "symbol": "circle-open", "size": 10, "line": {"width": 2}},
+                "hovertemplate": "%{text}<br>paused at epoch %{x}: %{y:.2f}<extra></extra>",
+                "cliponaxis": False,
+            }
+        )
+    return traces
 
 
 def _against(panel: shown.Panel, label: str) -> Chart | None:
@@ -141,26 +176,52 @@ def _setting(panel: shown.Panel) -> Axis:
 
 
 def _heat(found: Sequence[Configuration], metric: str, label: str) -> Chart | None:
-    """The grid of two settings, where exactly two were swept."""
+    """The grid of two settings, where exactly two were swept; cells of paused runs have their value and no colour."""
     grid = shown.heat(found, metric)
     if not grid:
         return None
     x_name, y_name = shown.name(grid.x_key), shown.name(grid.y_key)
-    trace: Trace = {
+    common: Trace = {
         "type": "heatmap",
         "x": [plain(x) for x in grid.xs],
         "y": [plain(y) for y in grid.ys],
-        "z": grid.z,
-        "text": [["" if value is None else f"{value:.2f}" for value in row] for row in grid.z],
         "texttemplate": "%{text}" if len(grid.xs) <= shown.DISTINCT else None,
-        "colorscale": "sequential",
         "xgap": 2,
         "ygap": 2,
-        "hovertemplate": f"{x_name}=%{{x}}<br>{y_name}=%{{y}}<br>%{{z:.2f}} %<extra></extra>",
-        "colorbar": {"thickness": 12, "title": {"text": "%"}},
     }
+    where = f"{x_name}=%{{x}}<br>{y_name}=%{{y}}<br>"
+    traces: list[Trace] = [
+        {
+            **common,
+            "z": grid.z,
+            "text": [["" if value is None else f"{value:.2f}" for value in row] for row in grid.z],
+            "colorscale": "sequential",
+            "hovertemplate": f"{where}%{{z:.2f}} %<extra></extra>",
+            "colorbar": {"thickness": 12, "title": {"text": "%"}},
+        }
+    ]
+    paused = any(at for row in grid.rungs for at in row)
+    if paused:
+        texts = [
+            [f"{at.score.mean:.2f}<br>at epoch {at.reached.epoch}" if at else "" for at in row] for row in grid.rungs
+        ]
+        traces.append(
+            {
+                **common,
+                "z": [[None if at is None else 0 for at in row] for row in grid.rungs],
+                "text": texts,
+                "textfont": {"color": "--soft"},
+                "colorscale": "uncoloured",
+                "showscale": False,
+                "hovertemplate": f"{where}paused: %{{text}}<extra></extra>",
+            }
+        )
     x, y = (_axis(text, type="category", showgrid=False) for text in (x_name, y_name))
-    return _chart(f"{label} by {x_name} and {y_name}", [trace], x, y)
+    # Both axes have all values in their order, whichever of the traces holds them.
+    x |= {"categoryorder": "array", "categoryarray": common["x"]}
+    y |= {"categoryorder": "array", "categoryarray": common["y"]}
+    note = "Grey: paused, with the value at that epoch, which is not compared" if paused else ""
+    return _chart(f"{label} by {x_name} and {y_name}", traces, x, y, note)
 
 
 def _parallel(found: Sequence[Configuration], metric: str, label: str) -> Chart | None:

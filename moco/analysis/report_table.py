@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NotRequired, TypeAlias, TypedDict
 
 from moco.analysis import charts
-from moco.analysis.configurations import Configuration, ranked
+from moco.analysis.configurations import Configuration, in_order
 from moco.analysis.records import is_number, state_counts
 from moco.analysis.statistics import Score
 from moco.analysis.table import published
@@ -41,6 +41,9 @@ class PageTable(TypedDict):
 def table(found: Sequence[Configuration], keys: Sequence[str], states: Mapping[Path, State]) -> PageTable:
     """The table of these configurations, best first.
 
+    Where all of a configuration's runs that have come anywhere are paused, its kNN is shown as it was there, and sorted by
+    nothing, since it is not what the others end with.
+
     Args:
         keys: the settings that get a column.
         states: of each run, by its folder.
@@ -48,7 +51,7 @@ def table(found: Sequence[Configuration], keys: Sequence[str], states: Mapping[P
     metrics = {
         protocol.metric(k): f"{protocol.title} top-{k}"
         for protocol in TABULATED
-        if any(c.values(protocol.top1) for c in found)
+        if any(c.values(protocol.top1) or (protocol is KNN and c.at_rung) for c in found)
         for k in (1, 5)
     }
     several = any(len(c.entries) > 1 for c in found)
@@ -60,10 +63,12 @@ def table(found: Sequence[Configuration], keys: Sequence[str], states: Mapping[P
     heads += [{"name": "state", "kind": "text"} for _ in range(partly)]
     heads += [{"name": "runs", "kind": "text"}]
     rows, seen = [], set()
-    for c in [*ranked(found, KNN.top1), *(c for c in found if not c.values(KNN.top1))]:
+    for c in in_order(found):
+        final = len(c.values(KNN.top1))
+        rung = None if final else c.at_rung
         cells = [_setting(c.flat.get(key)) for key in keys]
-        cells += [_score(c.score(metric)) for metric in metrics]
-        cells += [_number(len(c.values(KNN.top1)), 0) for _ in range(several)]
+        cells += [(str(rung), None) if rung and metric == KNN.top1 else _score(c.score(metric)) for metric in metrics]
+        cells += [_number(rung.score.n if rung else final, 0) for _ in range(several)]
         cells += [_number(c.minutes, 1), _number(c.images_per_second, 0)]
         cells += [_states(c, states) for _ in range(partly)]
         ids = " ".join(entry.run.id for entry in c.entries)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from folders import point, write_run, write_sweep
+from folders import point, write_paused, write_run, write_sweep
 from tracked import CONFIG
 
 from moco.config.schema import Config
@@ -27,7 +27,8 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture(scope="session")
 def places(tmp_path_factory: pytest.TempPathFactory, base: Callable[..., Config]) -> dict[str, Path]:
-    """Run folders: three methods; a grid with three seeds and all that can go wrong; a random search of a thousand."""
+    """Run folders: three methods; a grid with three seeds and all that can go wrong; a halved grid; a random search of a
+    thousand."""
     root, draw = tmp_path_factory.mktemp("report"), random.Random(0)
     for i, method in enumerate(("moco", "simclr", "npid")):
         cfg = base(
@@ -56,4 +57,14 @@ def places(tmp_path_factory: pytest.TempPathFactory, base: Callable[..., Config]
         t, lr = round(10 ** draw.uniform(-1.5, 0), 5), round(10 ** draw.uniform(-3, 0), 6)
         changes = {"temperature": t, "optimizer.lr": lr, "m": draw.choice(QUEUES)}
         write_run(root / "many", point(cfg, changes), top1=70 - 20 * abs(math.log10(t * 10)) + draw.gauss(0, 1))
-    return {name: root / name for name in ("three", "grid", "many")}
+    cfg, rung = base("recipe=moco_cifar", "epochs=90"), "rung {} of 2: rank {} of the {} that are here, of 9"
+    points = itertools.product(TEMPERATURES, QUEUES)
+    for (i, (t, m)), seed in itertools.product(enumerate(points), range(2)):
+        at = point(cfg, {"temperature": t, "m": m, "seed": seed})
+        if i > 6:  # two go to their ends, two to the second rung, five to the first
+            write_run(root / "halved", at, top1=73.0 + i + seed)
+        elif i > 4:  # higher than at the end: they are not compared
+            write_paused(root / "halved", at, 30, 85.0 + i + seed, why=rung.format(2, 9 - i, 4))
+        else:
+            write_paused(root / "halved", at, 10, 60.0 + i + seed, why=rung.format(1, 9 - i, 9))
+    return {name: root / name for name in ("three", "grid", "halved", "many")}
