@@ -1,4 +1,4 @@
-"""python -m moco, moco: train, linear-eval, status, logs, cancel, table, plot, report, sync, dashboard, export."""
+"""python -m moco, moco: train, linear-eval, status, logs, cancel, table, replay, plot, report, sync, dashboard, export."""
 
 import argparse
 import dataclasses
@@ -43,6 +43,14 @@ def count(text: str) -> int:
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"{text} should be a whole number above 0")
     return number
+
+
+def counts(text: str) -> list[int]:
+    """Whole numbers above 0 that are separated by commas, each once."""
+    try:
+        return list(dict.fromkeys(map(count, text.split(","))))
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        raise argparse.ArgumentTypeError(f"{text} should be whole numbers above 0, such as 2,3") from error
 
 
 def add_status(commands: Commands) -> None:
@@ -136,6 +144,37 @@ def table(given: Given) -> None:
         table_view.show(rows, terminal)
     else:
         print(text)
+
+
+def add_replay(commands: Commands) -> None:
+    one = commands.add_parser(
+        "replay", help="whether halving would have found the best of a finished sweep, and for how much of its cost"
+    )
+    one.add_argument("names", nargs="*", help=NAMES)
+    one.add_argument(
+        "--halving", type=counts, default=[2, 3, 4], metavar="N,N", help="hydra.launcher.halving (default: 2,3,4)"
+    )
+    one.add_argument("--rungs", type=counts, default=[1, 2], metavar="N,N", help="hydra.launcher.rungs (default: 1,2)")
+    forms = [form for form in formats.FORMATS if form != "parquet"]
+    one.add_argument("--format", choices=forms, help="one row per halving, in numbers (default: tables and words)")
+    one.set_defaults(call=replay)
+
+
+def replay(given: Given) -> None:
+    from moco.analysis import replay_view
+    from moco.analysis.terminal import console
+    from moco.launch.halving import Halving
+
+    if min(given.halving) < 2:
+        raise UserError("--halving 1 lets all go on: give 2 or more")
+    halvings = [Halving(eta, rungs) for eta in given.halving for rungs in given.rungs]
+    shown = replay_view.look(selected(given), halvings)
+    for line in shown.left_out:
+        print(line, file=sys.stderr)
+    if given.format:
+        print(formats.render(shown.rows, given.format))
+    else:
+        replay_view.show(shown.blocks, console())
 
 
 def add_plot(commands: Commands) -> None:
@@ -260,6 +299,7 @@ COMMANDS = (
     add_logs,
     add_cancel,
     add_table,
+    add_replay,
     add_plot,
     add_report,
     add_sync,

@@ -156,7 +156,9 @@ def agreements(grid: Grid, halvings: Collection[Halving]) -> list[Agreement]:
     for halving in halvings:
         for epoch in halving.epochs(last):
             at.setdefault(epoch, set()).add(halving.eta)
-    return [_agreement(grid, str(epoch), _fixed(epoch), sorted(at.get(epoch, ()))) for epoch in sorted({*at, *_some(grid)})]
+    return [
+        _agreement(grid, str(epoch), _fixed(epoch), sorted(at.get(epoch, ()))) for epoch in sorted({*at, *_some(grid)})
+    ]
 
 
 def _rung(halving: Halving, i: int) -> Callable[[int], int]:

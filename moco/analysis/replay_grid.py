@@ -98,7 +98,9 @@ class Point:
     def scores(self, rungs: Rungs) -> list[float]:
         """What it is ranked by at these epochs."""
         at = [rungs(curve.epochs) for curve in self.curves]
-        return means([scores_at(curve.lines, epochs) for curve, epochs in zip(self.curves, at)], len(at[0]), self.failed)
+        return means(
+            [scores_at(curve.lines, epochs) for curve, epochs in zip(self.curves, at)], len(at[0]), self.failed
+        )
 
     @cached_property
     def final(self) -> float:
@@ -147,11 +149,17 @@ class Grid:
         """The scores of each configuration at all rungs."""
         return {point.name: point.scores(halving.epochs) for point in self.points}
 
+    def rungs(self, halving: Halving) -> list[str]:
+        """The rungs as people read them: epochs, or shares of the epochs where runs have different numbers of them."""
+        if len(self.epochs) == 1:
+            return [str(epoch) for epoch in halving.epochs(self.epochs[0])]
+        return [f"1/{halving.eta ** (halving.rungs - i)}" for i in range(halving.rungs)]
+
     def why_not(self, halving: Halving) -> str:
         """Why this halving cannot be replayed; empty where it can."""
         shortest = self.epochs[0]
         if shortest < halving.eta**halving.rungs:
-            return f"epochs={shortest} leaves no epoch before the first rung"
+            return f"epochs={shortest} leaves no epoch before a rung"
         ends = {curve.epochs for curve in self.curves}
         late = sum(any(epoch in ends for _, epoch in point.stand_ins(halving.epochs)) for point in self.points)
         if late:
@@ -187,7 +195,9 @@ def grids(runs: Sequence[Run]) -> tuple[list[Grid], list[str]]:
         notes.append(f"{failed} of {len(kept)} runs failed: their configurations count as last")
     if failed == len(kept):
         known = f" ({state_counts(states)})" if states else ""
-        raise UserError(f"none of these runs has finished with a kNN{known}: a replay needs runs that are trained to the end")
+        raise UserError(
+            f"none of these runs has finished with a kNN{known}: a replay needs runs that are trained to the end"
+        )
     found, alone = _grids(configurations(kept), curves)
     if not found:
         raise UserError(
@@ -217,17 +227,16 @@ def _grids(found: Sequence[Configuration], curves: Mapping[Run, Curve]) -> tuple
 
 
 def possible(grid: Grid, halvings: Collection[Halving]) -> tuple[list[Halving], list[str]]:
-    """Those of the halvings that can be replayed, and a line for each other one.
+    """Those of the halvings that can be replayed, and a line for each reason why others cannot.
 
     Raises:
         UserError: none can.
     """
-    reasons = {halving: grid.why_not(halving) for halving in halvings}
-    said = [f"--halving {h.eta} --rungs {h.rungs} is left out: {why}" for h, why in reasons.items() if why]
-    if len(said) == len(reasons):
-        first = next(iter(reasons))
-        raise UserError(
-            f"--halving {first.eta} --rungs {first.rungs} cannot be replayed: {reasons[first]}; give a smaller halving or "
-            "fewer rungs"
-        )
-    return [halving for halving, why in reasons.items() if not why], said
+    reasons: dict[str, list[Halving]] = {}
+    for halving in halvings:
+        reasons.setdefault(grid.why_not(halving), []).append(halving)
+    fine = reasons.pop("", [])
+    said = [f"{why}, so there is no replay of {', '.join(map(str, unfit))}" for why, unfit in reasons.items()]
+    if not fine:
+        raise UserError(f"{'; '.join(said)}: give a smaller --halving or fewer --rungs")
+    return fine, said

@@ -47,7 +47,7 @@ class Column:
     @property
     def least(self) -> int:
         """The least width at which nothing is cut that should be whole."""
-        head = max(map(len, _parts(self.name)))
+        head = max(len(part.rstrip()) for part in _parts(self.name))
         if not self.words:
             return max(head, *map(len, self.cells), 0)
         longest = max((_whole(word) for cell in self.cells for word in cell.split()), default=0)
@@ -108,7 +108,7 @@ def _whole(word: str) -> int:
 
 def _parts(name: str) -> list[str]:
     """The parts of a head that may stand below each other: optimizer. weight_ decay."""
-    return [name] if len(name) <= HEAD else re.findall(r"[^ ._-]+[._-]*", name)
+    return [name] if len(name) <= HEAD else re.findall(r"[^ ._-]+[ ._-]*", name)
 
 
 def _stacked(name: str, width: int) -> str:
@@ -117,10 +117,10 @@ def _stacked(name: str, width: int) -> str:
         return name
     lines = [""]
     for part in _parts(name):
-        if lines[-1] and len(lines[-1]) + len(part) > width:
+        if lines[-1] and len((lines[-1] + part).rstrip()) > width:
             lines.append("")
         lines[-1] += part
-    return "\n".join(lines)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def draw(columns: Sequence[Column], width: int) -> "tuple[Table, str]":
@@ -144,7 +144,10 @@ def plain(columns: Sequence[Column]) -> str:
     """The table as plain text in its full width."""
     lines = [[column.name for column in columns], *zip(*(column.cells for column in columns))]
     aligned = [
-        [text.rjust(column.natural) if column.right else text.ljust(column.natural) for text, column in zip(line, columns)]
+        [
+            text.rjust(column.natural) if column.right else text.ljust(column.natural)
+            for text, column in zip(line, columns)
+        ]
         for line in lines
     ]
     return "\n".join((" " * GAP).join(line).rstrip() for line in aligned)

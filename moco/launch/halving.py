@@ -41,6 +41,10 @@ class Halving:
         """The rungs of a run of so many epochs, rising: total / eta ** rungs, ..., total / eta, rounded down."""
         return [total // self.eta ** (self.rungs - i) for i in range(self.rungs)]
 
+    def __str__(self) -> str:
+        """As people type it, less the keys' common beginning."""
+        return f"halving={self.eta} rungs={self.rungs}"
+
 
 def going_on(board: Board, eta: int, rung: int) -> set[str]:
     """The configurations that go on beyond the rung (0 is the first), as far as the scores are known.
