@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from moco.analysis import charts
-from moco.analysis.records import Entry, is_number, read
+from moco.analysis.records import Entry, is_number, look
 from moco.config.schema import Tracking
 from moco.errors import UserError
 from moco.protocols import KNN, TABULATED
@@ -12,6 +12,7 @@ from moco.runs.run import Run
 from moco.runs.settings import Flat, swept
 from moco.tracking.environment import PROJECT, effective
 
+AS_FAR = " (paused runs as far as they have come)"  # after the name of a section whose panels compare values
 METRIC_TITLES = {protocol.top1: f"{protocol.title} top-1 (%)" for protocol in TABULATED}
 
 
@@ -73,7 +74,7 @@ def specification(runs: Sequence[Run], sweep: str | None = None) -> Dashboard:
     Raises:
         UserError: none of the runs can be read, or wandb did not track them.
     """
-    entries = [entry for entry in map(read, runs) if entry.flat]
+    entries = [entry for entry in look(runs)[0] if entry.flat]
     if not entries:
         raise UserError("none of these runs can be read: there is nothing to show")
     tracker = _tracker(entries)
@@ -82,9 +83,10 @@ def specification(runs: Sequence[Run], sweep: str | None = None) -> Dashboard:
     found = {metric for entry in entries if entry.result for metric in entry.result.metrics}
     metrics = [protocol.top1 for protocol in TABULATED if protocol is KNN or protocol.top1 in found]
     seeds = {str(flat.get("seed")) for flat in flats}
+    note = AS_FAR if any(entry.rung for entry in entries) else ""
     sections = [
-        Section("Results", [Panel("bars", METRIC_TITLES[metric], [metric]) for metric in metrics]),
-        Section("Settings", _settings(metrics, [Axis(key, _spacing(key, flats)) for key in keys])),
+        Section(f"Results{note}", [Panel("bars", METRIC_TITLES[metric], [metric]) for metric in metrics]),
+        Section(f"Settings{note}", _settings(metrics, [Axis(key, _spacing(key, flats)) for key in keys])),
         Section("Learning curves", _curves()),
     ]
     return Dashboard(

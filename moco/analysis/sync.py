@@ -75,7 +75,7 @@ def write_anew(run: Run) -> None:
     asked = effective(config.tracker.model_copy(update={"name": "wandb", "mode": "offline"}))
     mirror = WandbMirror(asked, run, config, kind, holder.place if holder else BY_HAND)
     mirror.catch_up(run.metrics())
-    mirror.finish(int(not result))
+    mirror.finish(int(not result and run.attempt() != State.PAUSED))
 
 
 def mark(file: Path) -> Path:

@@ -29,7 +29,7 @@ def workspace(dashboard: Dashboard, entity: str) -> ws.Workspace:
         runset_settings=ws.RunsetSettings(
             filters=expr.And(expr.Metric("Group") == dashboard.group) if dashboard.group else "",
             order=[expr.Ordering(expr.Summary(summary(KNN.top1)), ascending=False)],
-            pinned_columns=["run:displayName", *columns],
+            pinned_columns=["run:displayName", "summary:epoch", *columns],  # paused runs have a kNN, too: of that epoch
         ),
     )
 
