@@ -94,7 +94,7 @@ def _decides(sweep: Sweep, queue: Collection[str]) -> bool:
         return False
     from moco.launch import promotion  # which takes its time to load
 
-    return promotion.noted(sweep) in queue
+    return any(job in queue for job in promotion.noted(sweep))
 
 
 def _standing(
@@ -108,7 +108,7 @@ def _standing(
     holder, job, last = run.holder(), run.job(), run.last_metrics()
     running = state == State.RUNNING
     progress: Mapping[str, Json] = dict(holder.progress) if holder and running else {}
-    waiting = queue.get(job.job) if job else None
+    waiting = queue.get(job.job) if job and not slurm.is_over(run) else None
     return Standing(
         id=run.id,
         state=state,

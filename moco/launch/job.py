@@ -82,8 +82,8 @@ class Task:
 
     def value(self) -> float | None:
         """The sweeper's objective, where there is one: kNN top-1, or linear top-1, in percent; of a paused run the last."""
-        top1 = self.protocols[0].top1
-        found = (self.run.result or (self.run.last_metrics() if self.halving else {})).get(top1)
+        paused = self.run.state() == State.PAUSED
+        found = (self.run.last_metrics() if paused else self.run.result or {}).get(self.protocols[0].top1)
         return found if isinstance(found, int | float) else None
 
     def freeze(self, launch: str | None = None) -> None:
@@ -188,6 +188,20 @@ class Job:
     rungs: Rungs | None = None
 
     def __call__(self) -> None:
+        """Works; puts its job of SLURM's back into the queue where time is up."""
+        try:
+            self.work()
+        except Stopped as stopped:
+            if stopped.why == "SIGUSR2":
+                slurm.requeue(self.run)
+            raise
+
+    def work(self) -> None:
+        """Trains and evaluates, whatever signals come; what the user can mend is said in a line.
+
+        Raises:
+            Stopped: a signal came, with the checkpoint saved.
+        """
         forgive()
         if self.gpu is not None:  # here, as submitit takes indices alone, and CUDA's names of cards are longer
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpu
@@ -198,7 +212,7 @@ class Job:
         elif os.environ.get("SUBMITIT_EXECUTOR") == "slurm":  # submitit's handlers write of each signal into the log
             signal.signal(signal.SIGTERM, _ignore)
             signal.signal(signal.SIGCONT, _ignore)
-            signal.signal(signal.SIGUSR2, _leave)  # time is up before it has begun: it is queued again below
+            signal.signal(signal.SIGUSR2, _leave)  # time is up before it has begun
         try:
             self._work(self._place())
         except Held as held:
@@ -208,10 +222,6 @@ class Job:
             sys.exit(1)
         except Paused as paused:
             print(f"{self.run.folder}: {paused}")
-        except Stopped as stopped:
-            if stopped.why == "SIGUSR2":
-                slurm.requeue(self.run)
-            raise
 
     def _place(self) -> Place:
         return replace(

@@ -16,8 +16,8 @@ from moco.io import Unwritable
 from moco.launch import budget
 from moco.launch import slurm_client as slurm
 from moco.launch.data import refuse_changed, refuse_missing
-from moco.launch.halving import Halving
 from moco.launch.gpus import refuse_absent
+from moco.launch.halving import Halving
 from moco.launch.job import Task
 from moco.launch.local import LocalLauncher
 from moco.launch.models import refuse_models

@@ -9,22 +9,25 @@ import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moco.errors import UserError
 from moco.launch import promotion
 from moco.launch import slurm_client as slurm
-from moco.launch.job import Task, environment, python_path
+from moco.launch.job import Job, Task, environment, python_path
 from moco.launch.options import SlurmOptions
+from moco.launch.parts import Part, cut
 from moco.launch.telling import Warnings
+from moco.launch.together import Jobs, log_of
 from moco.runs.lease import Place, release
 from moco.runs.state import State
 from moco.runs.sweep import Sweep
 
 if TYPE_CHECKING:
+    from submitit import Job as Submitted
     from submitit import SlurmExecutor
 
 POLL = 1.0, 10.0  # seconds between looks at the queue, at first and in the long run: the controller serves many
@@ -32,7 +35,7 @@ NAMES = {"timeout_min": "time", "tasks_per_node": "ntasks_per_node", "name": "jo
 FULL = re.compile(r"Submit\w*Jobs?\w*Limit")  # the user has as many jobs in the queue as may be
 # Options that sbatch lacks.
 OWN = {
-    *("sweep", "dry_run", "fail_fast", "snapshot", "wait", "mem_gb", "array_parallelism"),
+    *("sweep", "dry_run", "fail_fast", "snapshot", "wait", "mem_gb", "array_parallelism", "points_per_job"),
     *("halving", "rungs", "resume_paused"),
 }
 
@@ -45,6 +48,7 @@ class SlurmLauncher:
         self.left = list[Part]()  # what could not be submitted yet
         self.halved = list[Task]()  # what competes for going on, once all has ended
         self.before = list[str]()  # jobs that are to end before that is decided
+        self.owed = False  # whether the job that decides is still to be submitted
         for program in ("sbatch", "srun", "squeue"):
             if shutil.which(program) is None:
                 raise UserError(
@@ -68,7 +72,8 @@ class SlurmLauncher:
         after = {task.run.folder: slurm.queued_jobs(task.run, queue) for task in waiting}
         more = [task for task in waiting if after[task.run.folder] and not slurm.covers(task.run, task.missing)]
         self.before = [job for jobs in after.values() for job in jobs]
-        if start or more or (self.halved and self.before):
+        self.owed = bool(self.halved and (start or more or self.before))
+        if start or more or self.owed:
             self._submit([*self._arrays(start), *(Part([task], 1, jobs=after[task.run.folder]) for task in more)])
         for task in waiting:
             task.run.count_on(self.sweep.name)
@@ -100,14 +105,16 @@ class SlurmLauncher:
         while tasks:
             time.sleep(pause)
             pause = min(1.1 * pause, longest)
+            noted = promotion.noted(self.sweep)
             queue = slurm.queued(task.run for task in tasks)
             if queue.away:  # the controller restarts now and then; the jobs go on
                 continue
-            if self.left and len(queue) < before:
+            if (self.left or self.owed) and len(queue) < before:
                 self._submit(self.left)
             before = len(queue)
             later = [task.run.folder for part in self.left for task in part.tasks]
-            decided = promotion.noted(self.sweep) not in queue  # which of the paused ones go on
+            # Which of the paused ones go on. One promotion notes the next before it ends.
+            decided = not self.owed and noted == promotion.noted(self.sweep) and not any(job in queue for job in noted)
             for task, state in _ended([task for task in tasks if task.run.folder not in later], queue):
                 if state == State.PAUSED and not decided:
                     continue
@@ -124,49 +131,26 @@ class SlurmLauncher:
                 limit = 0
         return ends
 
-    def _arrays(self, tasks: Sequence[Task]) -> "list[Part]":
+    def _arrays(self, tasks: Sequence[Task]) -> list[Part]:
         """Arrays of at most MaxArraySize, of which no more run at a time than may, all together."""
         if not tasks:
             return []
-        size, limit = slurm.max_array_size(), self.options.array_parallelism
-        pieces = [tasks[i : i + size] for i in range(0, len(tasks), size)]
-        lanes = min(len(pieces), limit)  # arrays side by side; in each lane one follows another
-        parts = list[Part]()
-        for n, piece in enumerate(pieces):
-            parallel = limit // lanes + (n % lanes < limit % lanes)
-            parts.append(Part(piece, parallel, after=parts[n - lanes] if n >= lanes else None))
-        return parts
+        options = self.options
+        return cut(tasks, options.points_per_job, slurm.max_array_size(), options.array_parallelism)
 
-    def _submit(self, parts: "Sequence[Part]") -> None:
+    def _submit(self, parts: Sequence[Part]) -> None:
         """Submits the parts; where SLURM refuses one, those before it are cancelled.
 
         Where it takes no more jobs of this user's for now, and this launcher stays, the rest is left for later.
         """
-        import submitit
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-        executor = submitit.SlurmExecutor(self.sweep.folder / "jobs", max_num_timeout=1000)
-        path = python_path(self.sweep.folder, self.options.snapshot)
-        left, done = deque(parts), list[Part]()
+        path, done = python_path(self.sweep.folder, self.options.snapshot), list[Part]()
         try:
             # submitit prints what sbatch says, which the message below says once.
             with environment(PYTHONPATH=path), contextlib.redirect_stderr(io.StringIO()):
                 slurm.forget_job()
-                while left:
-                    part = left.popleft()
-                    try:
-                        self._send(executor, part)
-                        done.append(part)
-                    except (FailedJobError, FailedSubmissionError) as error:
-                        if not FULL.search(str(error)) or not self.options.wait:
-                            raise
-                        if len(part.tasks) == 1:
-                            left.appendleft(part)
-                            break
-                        left.extendleft(reversed(part.halves()))
-                self.before += dict.fromkeys(job.partition("_")[0] for part in done for job in part.sent)
-                if self.halved and not left:
-                    self._send_promotion(executor)
+                self.left = self._send_all(parts, done)
         except BaseException as error:  # Ctrl-C too: no half of a sweep stays in the queue
             undone = self._take_back(done)
             if not isinstance(error, FailedJobError | FailedSubmissionError):
@@ -175,26 +159,85 @@ class SlurmLauncher:
                 raise
             hint = " (hydra.launcher.wait=true sends them in waves)" if FULL.search(str(error)) else ""
             raise UserError(f"sbatch refused: {slurm.refusal(str(error))}{hint}{undone}") from error
-        self.left = list(left)
 
-    def _send(self, executor: "SlurmExecutor", part: "Part") -> None:
+    def _send_all(self, parts: Sequence[Part], done: list[Part]) -> list[Part]:
+        """Sends the parts, and then the promotion where one is owed; what SLURM takes only later is returned."""
+        left = deque(parts)
+        while left:
+            part = left.popleft()
+            if self._taken(partial(self._send, self._executor(), part)):
+                done.append(part)
+                self.before += dict.fromkeys(job.partition("_")[0] for job in part.sent)
+            elif len(part.groups) > 1:
+                left.extendleft(reversed(part.halves()))
+            else:
+                return [part, *left]
+        self.owed = self.owed and not self._taken(self._send_promotion)
+        return []
+
+    def _taken(self, send: Callable[[], None]) -> bool:
+        """Whether SLURM takes it; False where it takes no more for now, and this launcher stays."""
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+        try:
+            send()
+        except (FailedJobError, FailedSubmissionError) as error:
+            if not FULL.search(str(error)) or not self.options.wait:
+                raise
+            return False
+        return True
+
+    def _executor(self) -> "SlurmExecutor":
+        """submitit's, fresh for each call of sbatch, as it keeps the parameters of earlier ones."""
+        import submitit
+
+        return submitit.SlurmExecutor(self.sweep.folder / "jobs", max_num_timeout=1000)
+
+    def _send(self, executor: "SlurmExecutor", part: Part) -> None:
         """One call of sbatch; the runs keep their jobs."""
         executor.update_parameters(**self._parameters(part))
         with executor.batch():
-            jobs = [executor.submit(task.job(Place(self.sweep.name, task.varies))) for task in part.tasks]
-        for task, job in zip(part.tasks, jobs):
-            log, work = job.paths.stdout, [protocol.prefix for protocol in task.protocols]
-            task.run.note_job(job.job_id, log, "slurm", self.sweep.name, task.varies, work, part.jobs)
+            jobs = [executor.submit(self._work(group)) for group in part.groups]
         part.sent += [job.job_id for job in jobs]
+        for group, job in zip(part.groups, jobs):
+            self._note(group, job, part.jobs)
 
-    def _send_promotion(self, executor: "SlurmExecutor") -> None:
+    def _work(self, group: Sequence[Task]) -> Job | Jobs:
+        """What one job does."""
+        jobs = [task.job(Place(self.sweep.name, task.varies)) for task in group]
+        return jobs[0] if len(jobs) == 1 else Jobs(jobs, self.sweep.folder / "jobs")
+
+    def _note(self, group: Sequence[Task], job: "Submitted[None]", earlier: Sequence[str]) -> None:
+        """Keeps in the runs of one job which it is and where its log is."""
+        shared = job.paths.stdout if len(group) > 1 else ""
+        for i, task in enumerate(group):
+            log = log_of(self.sweep.folder / "jobs", job.job_id, i) if shared else job.paths.stdout
+            work = [protocol.prefix for protocol in task.protocols]
+            beside = [other.run.folder.name for other in group if other is not task]
+            task.run.note_job(
+                job.job_id, log, "slurm", self.sweep.name, task.varies, work, earlier, beside, shared_log=shared
+            )
+
+    def _send_promotion(self) -> None:
         """Submits the job that takes up paused points when all others have ended."""
-        parameters = promotion.Promotion.small(self._parameters(Part([], 1, jobs=self.before)))
-        executor.update_parameters(**{key: value for key, value in parameters.items() if key != "array_parallelism"})
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+        point = self._parameters(Part([], 1, jobs=self.before))
+        point.pop("array_parallelism")
+        try:
+            self._submit_promotion(promotion.small(point))
+        except (FailedJobError, FailedSubmissionError) as error:
+            if FULL.search(str(error)):
+                raise
+            self._submit_promotion(point)  # a partition of GPUs may refuse a job without
+
+    def _submit_promotion(self, parameters: dict[str, object]) -> None:
+        executor = self._executor()
+        executor.update_parameters(**parameters)
         job = executor.submit(promotion.Promotion(self.sweep, self.options, self.halved))
         promotion.note(self.sweep, job.job_id)
 
-    def _take_back(self, parts: "Sequence[Part]") -> str:
+    def _take_back(self, parts: Sequence[Part]) -> str:
         """Cancels what was submitted; says so."""
         jobs = [job for part in parts for job in part.sent]
         if not jobs:
@@ -209,7 +252,7 @@ class SlurmLauncher:
             return f"; the {len(jobs)} jobs before it are in the queue still ({error}): scancel {arrays}"
         return f"; the {len(jobs)} jobs before it were cancelled"
 
-    def _parameters(self, part: "Part") -> dict[str, object]:
+    def _parameters(self, part: Part) -> dict[str, object]:
         """sbatch's parameters under submitit's names."""
         options = self.options
         given = dataclasses.asdict(options)
@@ -229,35 +272,6 @@ class SlurmLauncher:
             more = {key: value for key, value in more.items() if key != "requeue"} | {"no-requeue": True}
         values["additional_parameters"] = more
         return {**values, "stderr_to_stdout": True}
-
-
-@dataclass
-class Part:
-    """Tasks that one call of sbatch submits.
-
-    Attributes:
-        parallel: how many of them may run at a time.
-        after: the part that is to end first; jobs: jobs that are to end first.
-        sent: the ids of its jobs, once it was submitted.
-    """
-
-    tasks: Sequence[Task]
-    parallel: int
-    after: "Part | None" = None
-    jobs: Sequence[str] = ()
-    sent: list[str] = field(default_factory=list)
-
-    @property
-    def dependency(self) -> str | None:
-        """For sbatch: what is to end first, however it ends."""
-        before = [*self.jobs, *dict.fromkeys(job.partition("_")[0] for job in (self.after.sent if self.after else []))]
-        return f"afterany:{':'.join(before)}" if before else None
-
-    def halves(self) -> "list[Part]":
-        """Two parts of half its length, one after the other; what follows on this one follows on both."""
-        middle = len(self.tasks) // 2
-        first = Part(self.tasks[:middle], self.parallel, self.after, self.jobs, self.sent)
-        return [first, Part(self.tasks[middle:], self.parallel, first, self.jobs, self.sent)]
 
 
 def _ended(tasks: Sequence[Task], queue: slurm.Queue) -> list[tuple[Task, State]]:

@@ -64,15 +64,16 @@ def forget_job() -> None:
             del os.environ[name]
 
 
-def requeue(run: Run) -> None:
-    """Puts this SLURM job back into the queue: its time is up and its checkpoint saved. Elsewhere nothing.
+def requeue(*runs: Run) -> None:
+    """Puts this SLURM job back into the queue: its time is up and these runs' checkpoints are saved. Elsewhere nothing.
 
     Where SLURM's controller is away it tries again, until SLURM ends the job.
     """
     if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
         return
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # the warning has been heard
-    print(f"{run.folder}: checkpoint saved, back into the queue", flush=True)
+    for run in runs:
+        print(f"{run.folder}: checkpoint saved, back into the queue", flush=True)
     while True:
         try:
             _client("scontrol", "requeue", str(job_id()))
@@ -186,7 +187,25 @@ def _jobs(run: Run) -> list[str]:
 def queued_jobs(run: Run, queue: Collection[str]) -> list[str]:
     """The run's jobs that are in SLURM's queue; the id of a local job is a process's and means nothing there."""
     job = run.job() if queue else None  # an empty queue is worth no look at the disk
-    return [known for known in (job.job, *job.earlier) if known in queue] if job and job.queue == "slurm" else []
+    if job is None or job.queue != "slurm":
+        return []
+    found = [known for known in (job.job, *job.earlier) if known in queue]
+    return found[1:] if job.job in found and is_over(run) else found
+
+
+def is_over(run: Run) -> bool:
+    """Whether the job that the run shares with others has ended its work on it, be there more to do for the others."""
+    job = run.job()
+    if job is None or not job.beside:
+        return False
+    if run.failure():  # since the job was submitted, as its launcher forgot what was before
+        return True
+    holder = run.holder()
+    if holder is None or (holder.place.queue, holder.place.job) != ("slurm", job.job):
+        return False
+    if holder.ended == State.DONE:
+        return not _asks_more(run)
+    return holder.ended in (State.FAILED, State.KILLED, State.OUT_OF_MEMORY, State.PAUSED)
 
 
 def queued_job(run: Run, queue: Collection[str]) -> str | None:
@@ -247,7 +266,7 @@ def explain(run: Run, state: State, queue: Queue) -> State:
     unheard = not _began(run, job)
     if state not in (State.KILLED, State.PENDING) and not unheard:
         return state
-    if any(NO_MEMORY.search(line) for line in run.log_tail(20)):
+    if any(NO_MEMORY.search(line) for line in [*run.log_tail(20), *run.log_tail(20, shared=True)]):
         return State.OUT_OF_MEMORY
     end = queue.end(job.job) if shutil.which("squeue") else None
     if end is None or end == "COMPLETED":
@@ -273,7 +292,7 @@ def refusal(text: str) -> str:
 def cancel_jobs(jobs: Sequence[str]) -> None:
     """scancel, where there is anything to cancel."""
     if jobs:
-        _client("scancel", *jobs)
+        _client("scancel", *dict.fromkeys(jobs))
 
 
 def _client(*command: str) -> str:

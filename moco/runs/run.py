@@ -54,6 +54,8 @@ class JobRecord:
     work: list[str] = field(default_factory=list)  # what it gives: knn, linear, linear_cached
     earlier: list[str] = field(default_factory=list)  # jobs before it that wait or run, too
     sweeps: list[str] = field(default_factory=list)  # other sweeps that count on it
+    beside: list[str] = field(default_factory=list)  # folders of the other runs that share it
+    shared_log: str = ""  # what the job itself says, where runs share it
 
 
 class Run:
@@ -260,11 +262,14 @@ class Run:
         label: str = "",
         work: Sequence[str] = (),
         earlier: Sequence[str] = (),
+        beside: Sequence[str] = (),
+        shared_log: Path | str = "",
     ) -> None:
         """Keeps which job of which queue (local, slurm) will work here, where its log is, and what varies in its sweep."""
         before = self.job()
         label = label or (before.label if before else "")
-        record = JobRecord(job, str(log), queue, sweep, time.time(), label, [*work], [*earlier])
+        now = time.time()
+        record = JobRecord(job, str(log), queue, sweep, now, label, [*work], [*earlier], [], [*beside], str(shared_log))
         write_json(self.folder / "job.json", dataclasses.asdict(record))
 
     def count_on(self, sweep: str) -> None:
@@ -299,10 +304,14 @@ class Run:
         except TypeError as error:
             raise Damaged(f"{path} is damaged: remove it") from error
 
-    def log_tail(self, n: int) -> list[str]:
-        """The last n lines of its job's log, else of its error."""
+    def log_tail(self, n: int, shared: bool = False) -> list[str]:
+        """The last n lines of its job's log, else of its error; shared: of what a job says that runs share, else none."""
         job = self.job()
-        for path in (Path(job.log if job else ""), self.folder / "error.txt"):
+        if shared:
+            paths = [Path(job.shared_log)] if job and job.shared_log else []
+        else:
+            paths = [Path(job.log if job else ""), self.folder / "error.txt"]
+        for path in paths:
             with contextlib.suppress(OSError), open(path, "rb") as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - 400 * n))
                 return file.read().decode(errors="replace").splitlines()[-n:]

@@ -1,0 +1,118 @@
+"""Points that share one job of SLURM's: a process for each, side by side, on what the job was given.
+
+python -m moco.launch.together does the one whose pickle it reads from its standard input.
+"""
+
+import contextlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from moco.launch import slurm_client as slurm
+from moco.launch.job import Job
+from moco.output import forgive
+from moco.runs.lease import EXIT_STOPPED, Damaged, Stopped, machine, release
+from moco.runs.run import Run
+
+
+def log_of(folder: Path, job: str, index: int) -> Path:
+    """The log of one of the points that share the job."""
+    return folder / f"{job}_point{index}.out"
+
+
+@dataclass
+class Jobs:
+    """What submitit carries to where it runs, for points that share a job.
+
+    A point that fails leaves the others. When SLURM warns that time is up, each saves its checkpoint, and then the job is
+    queued again, once; there it goes on with those that are left.
+
+    Attributes:
+        jobs: one for each point.
+        folder: where their logs are written.
+    """
+
+    jobs: Sequence[Job]
+    folder: Path
+
+    def __call__(self) -> None:
+        forgive()
+        warned = False
+
+        def pass_on(number: int, frame: object) -> None:
+            nonlocal warned
+            warned = True
+            for child in children.values():
+                child.send_signal(number)  # most have heard it: SLURM tells every process of a job
+
+        # Ignored by the children, too, until they listen: what a SIGTERM announces comes after it, and ends them.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGCONT, signal.SIG_DFL)
+        children = dict[int, subprocess.Popen[bytes]]()
+        signal.signal(signal.SIGUSR2, pass_on)
+        for i, job in enumerate(self.jobs):
+            if not slurm.is_over(job.run):
+                children[i] = self._start(i)
+        if warned:  # while they were started
+            pass_on(signal.SIGUSR2, None)
+        ends = {i: self._end(i, child) for i, child in children.items()}
+        stopped = [i for i, end in ends.items() if end in (EXIT_STOPPED, -signal.SIGUSR2)]
+        if warned and stopped:
+            slurm.requeue(*(self.jobs[i].run for i in stopped))
+            raise Stopped("SIGUSR2")
+        if any(ends.values()):
+            sys.exit(1)
+
+    def _start(self, i: int) -> "subprocess.Popen[bytes]":
+        """Starts a point's process on its share of the cores, and on one GPU where the job has several."""
+        cores = min(len(os.sched_getaffinity(0)), int(os.environ.get("SLURM_CPUS_ON_NODE", "1024")))
+        gpus = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+        env = {
+            **os.environ,
+            "OMP_NUM_THREADS": str(max(1, cores // len(self.jobs))),
+            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+            **({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {}),
+        }
+        command = [sys.executable, "-u", "-m", "moco.launch.together"]
+        print(f"{self.jobs[i].run.folder}: log {self._log(i)}", flush=True)
+        with open(self._log(i), "ab") as log:
+            child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=env)
+        assert child.stdin
+        with contextlib.suppress(BrokenPipeError), child.stdin:
+            child.stdin.write(pickle.dumps(self.jobs[i]))
+        return child
+
+    def _log(self, i: int) -> Path:
+        return log_of(self.folder, str(slurm.job_id()), i)
+
+    def _end(self, i: int, child: "subprocess.Popen[bytes]") -> int:
+        """Waits for a point's process, and says so of its run where it was killed; its exit status."""
+        end, run = child.wait(), self.jobs[i].run
+        how = "has ended" if not end else f"was ended by signal {-end}" if end < 0 else f"has ended with status {end}"
+        print(f"{run.folder}: {how}", flush=True)
+        if end < 0:
+            _note_killed(run, child.pid)
+        return end
+
+    def checkpoint(self) -> object:
+        """What submitit queues again where the signal comes before any has begun."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def _note_killed(run: Run, pid: int) -> None:
+    """Ends the lease of a process that cannot do so: on other machines its silence would tell much later."""
+    with contextlib.suppress(Damaged):
+        holder = run.holder()
+        if holder and not holder.ended and (holder.machine, holder.pid) == (machine(), pid):
+            release(run.folder / "lease.json")
+
+
+if __name__ == "__main__":
+    pickle.load(sys.stdin.buffer).work()
