@@ -3,12 +3,13 @@
 Hydra composes some 15 points per second, since it merges all files anew for each.
 """
 
+import gc
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, cached_property
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
@@ -38,33 +39,35 @@ class Composer:
         parse = OverridesParser.create(config_loader=loader).parse_override
         is_group = loader.repository.group_exists  # type: ignore[attr-defined]  # of Hydra's one implementation
         self.parse, self.base, self.is_group = cache(parse), cache(self._base), cache(is_group)
+        self.command, typed = self._without_hydra(config), [str(word) for word in config.hydra.overrides.task]
+        self.in_command = [word for word in typed if not self.parse(word).is_sweep_override()]
 
     def __call__(self, words: Sequence[str]) -> dict[str, Json]:
         overrides = [self.parse(word) for word in words]
         keys = [o.key_or_group for o in overrides if not self._chooses_file(o)]
-        easy = [self._plain(o) and sum(_touches(key, o.key_or_group) for key in keys) == 1 for o in overrides]
-        base, before = self.base(tuple(word for word, is_easy in zip(words, easy) if not is_easy))
-        values = {o.key_or_group: o.value() for o, is_easy in zip(overrides, easy) if is_easy}
-        if not all(_replaceable(before, key, value) for key, value in values.items()):
-            return resolved(self._base(tuple(words))[0])
-        try:
-            for key, value in values.items():
-                OmegaConf.update(base, key, value)
-            return resolved(base)
-        finally:
-            for key in values:
-                OmegaConf.update(base, key, _at(before, key))
+        plain = {
+            word: override
+            for word, override in zip(words, overrides)
+            if self._plain(override) and sum(_touches(key, override.key_or_group) for key in keys) == 1
+        }
+        values = {override.key_or_group: override.value() for override in plain.values()}
+        hard = tuple(word for word in words if word not in plain)
+        # Hydra has composed the command's words already; what else is in them must be set anew here.
+        is_command = hard == tuple(word for word in self.in_command if word not in plain)
+        base = self.command if is_command else self.base(hard)
+        return base.at(values) if base.takes(values) else self._base(tuple(words)).at({})
 
-    def _base(self, words: tuple[str, ...]) -> tuple[DictConfig, Mapping[str, object]]:
-        """What Hydra composes from these words, live and as plain data with its interpolations."""
-        composed = self.loader.load_sweep_config(self.config, list(words)) if words else self.config
+    def _base(self, words: tuple[str, ...]) -> "Base":
+        return self._without_hydra(self.loader.load_sweep_config(self.config, list(words)))
+
+    def _without_hydra(self, composed: DictConfig) -> "Base":
         values = OmegaConf.to_container(composed, resolve=False)
         assert isinstance(values, dict)
         own = values.pop("hydra")
         for part in ONE_FOR_ALL:
             if own[part] != self.hydra[part]:
                 raise UserError(f"it sets hydra.{part}, which is one for all points of a sweep: {ELSEWHERE}")
-        return OmegaConf.create(values), {str(key): value for key, value in values.items()}
+        return Base({str(key): value for key, value in values.items()})
 
     def _plain(self, override: Override) -> bool:
         """key=value with a value that stands for itself, and nothing that chooses a file."""
@@ -77,6 +80,44 @@ class Composer:
     def _chooses_file(self, override: Override) -> bool:
         """Whether it chooses a file of a group, which Hydra does before it sets any value."""
         return bool(self.is_group(override.key_or_group)) and not isinstance(override.value(), dict)
+
+
+class Base:
+    """What Hydra composed from some words, and what it is once plain values are set on it."""
+
+    def __init__(self, values: dict[str, Any]):
+        self.values, self.live = values, OmegaConf.create(values)  # both with their interpolations
+        self.copies = _copies(values)
+
+    @cached_property
+    def resolved(self) -> dict[str, Json]:
+        return resolved(self.live)
+
+    def takes(self, values: Mapping[str, object]) -> bool:
+        """Whether setting them does no more than that: each key is there, alone, and is not an interpolation."""
+        olds = {key: _at(self.values, key) for key in values}
+        return all(
+            _is_plain(old) and isinstance(old, list) == isinstance(values[key], list) for key, old in olds.items()
+        )
+
+    def at(self, values: Mapping[str, object]) -> dict[str, Json]:
+        """The resolved configuration with these values; points share the sections in which they do not differ."""
+        if self.copies is None:
+            return self._resolved_anew(values)
+        found = self.resolved
+        for key, value in values.items():
+            for place in (key, *self.copies.get(key, ())):
+                found = _with(found, place, value)
+        return found
+
+    def _resolved_anew(self, values: Mapping[str, object]) -> dict[str, Json]:
+        try:
+            for key, value in values.items():
+                OmegaConf.update(self.live, key, value)
+            return resolved(self.live)
+        finally:
+            for key in values:
+                OmegaConf.update(self.live, key, _at(self.values, key))
 
 
 def resolved(config: DictConfig) -> dict[str, Json]:
@@ -98,11 +139,36 @@ def _at(values: object, key: str) -> object:
     return values
 
 
-def _replaceable(values: Mapping[str, object], key: str, value: object) -> bool:
-    """Whether setting the key does no more than that: it is there, alone, and is not an interpolation."""
-    old = _at(values, key)
-    alone = old is not ABSENT and not isinstance(old, dict)
-    return alone and isinstance(old, list) == isinstance(value, list) and "$" not in str(old)
+def _is_plain(value: object) -> bool:
+    """Whether it is a value, no section and no interpolation."""
+    return value is not ABSENT and not isinstance(value, dict) and "$" not in str(value)
+
+
+def _with(values: dict[str, Any], key: str, value: object) -> dict[str, Any]:
+    """The values with another one at a dotted key."""
+    first, dot, rest = key.partition(".")
+    return {**values, first: _with(values[first], rest, value) if dot else value}
+
+
+def _copies(values: Mapping[str, object]) -> dict[str, list[str]] | None:
+    """The keys that copy another (`m: ${m}` in method) by that one; None where some interpolation is more than a copy."""
+    found: dict[str, list[str]] = {}
+    for key, text in _interpolations(values):
+        original = text.removeprefix("${").removesuffix("}")
+        value = _at(values, original)
+        if text != f"${{{original}}}" or not _is_plain(value) or value == "???" or _at(values, key) != text:
+            return None
+        found.setdefault(original, []).append(key)
+    return found
+
+
+def _interpolations(values: Mapping[str, object], section: str = "") -> Iterator[tuple[str, str]]:
+    """The values that are or hold an interpolation, each by its dotted key."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _interpolations(value, f"{section}{key}.")
+        elif "$" in str(value):
+            yield section + key, str(value)
 
 
 def composed(words: Sequence[str], entry: str = "train") -> dict[str, Json]:
@@ -127,6 +193,7 @@ def show_help(name: str, flags: Namespace) -> None:
         except HydraException:  # a sweep's values, or words that are wrong: the user asks what there is
             shown = compose(name, searched, return_hydra_config=True)
     print(shown.hydra.help.template)
+    gc.freeze()  # else Python looks for cycles in all that was loaded before it ends, a twelfth of the command
     sys.exit()
 
 

@@ -31,6 +31,9 @@ LONGEST = 80  # characters of a name: three of them and the id are a run's folde
 class Checked(BaseModel):
     """Refuses true and false as numbers, which Python takes for 1 and 0."""
 
+    # What validates is built where it is first used: --help shows the keys alone.
+    model_config = ConfigDict(populate_by_name=True, allow_inf_nan=False, frozen=True, defer_build=True)
+
     @field_validator("*", mode="before")
     @classmethod
     def _truth_is_no_number(cls, value: object, about: ValidationInfo) -> object:
@@ -68,13 +71,13 @@ RunsDir = Annotated[str, AfterValidator(_expanded)]
 class Section(Checked):
     """A group whose keys are all known."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True, allow_inf_nan=False, frozen=True)
+    model_config = ConfigDict(extra="forbid")
 
 
 class Component(Checked):
     """A group that names what it builds; keys beyond the typed ones are arguments of `_target_`."""
 
-    model_config = ConfigDict(extra="allow", populate_by_name=True, allow_inf_nan=False, frozen=True)
+    model_config = ConfigDict(extra="allow")
     OWN: ClassVar[frozenset[str]] = frozenset({"name"})  # keys for the project itself, not for the target
 
     name: str = Field(min_length=1, max_length=LONGEST)

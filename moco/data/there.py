@@ -1,7 +1,6 @@
 """Whether data can be had, found in an instant: a sweep looks here once before its jobs begin. Imports no torch."""
 
 import socket
-import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,6 +70,8 @@ def not_there(dataset: str, root: Path, reason: str) -> str:
 
 def _unreachable(archive: Archive) -> str:
     """Why the archive's host does not answer; empty where it does, or where a proxy would ask for us."""
+    import urllib.request  # slow to load, and seldom needed
+
     if urllib.request.getproxies():
         return ""
     try:

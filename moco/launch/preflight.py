@@ -137,7 +137,7 @@ def in_vain(tasks: Sequence[Task]) -> str:
     """One line on points that differ and are one run all the same, with the keys that tell them apart; else empty."""
     same: list[list[Task]] = []
     keys: dict[str, None] = {}
-    for group in _by_run(tasks):
+    for group in (group for group in _by_run(tasks) if len(group) > 1):
         evaluated = any(task.evaluations for task in group)
         if differing := varying([_indifferent(task.config, evaluated) for task in group if task.config]):
             same.append(group)

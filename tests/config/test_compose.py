@@ -56,14 +56,18 @@ ODD = [  # of a kind that is more than a plain value on a key that is there
 
 
 @pytest.fixture(scope="module")
-def composers() -> Iterator[tuple[Compose, Compose]]:
-    """Both ways from words to a configuration, or to the kind of error; the same for all tests, as in a sweep."""
+def loader() -> Iterator[ConfigLoader]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        master = loader.load_configuration("train", [], run_mode=RunMode.MULTIRUN)
-        hydra = functools.cache(functools.partial(by_hydra, loader, master))
-        fast = Composer(loader, master)
-        yield (lambda words: outcome(fast, words)), (lambda words: outcome(hydra, words))
+        yield GlobalHydra.instance().config_loader()
+
+
+@pytest.fixture(scope="module")
+def composers(loader: ConfigLoader) -> tuple[Compose, Compose]:
+    """Both ways from words to a configuration, or to the kind of error; the same for all tests, as in a sweep."""
+    master = loader.load_configuration("train", [], run_mode=RunMode.MULTIRUN)
+    hydra = functools.cache(functools.partial(by_hydra, loader, master))
+    fast = Composer(loader, master)
+    return (lambda words: outcome(fast, words)), (lambda words: outcome(hydra, words))
 
 
 def by_hydra(loader: ConfigLoader, master: DictConfig, words: tuple[str, ...]) -> dict[str, object]:
@@ -104,3 +108,61 @@ def test_overrides_at_random(composers: tuple[Compose, Compose], odd: str | None
         mixed = words + dice.sample(PLAIN, dice.randint(1, 5))
         dice.shuffle(mixed)
         assert fast(mixed) == hydra(mixed), mixed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "${temperature}",
+        "t${temperature}",
+        "${m}-${seed}",
+        "${method.m}",
+        "${data}",
+        "${data.root}",
+        "${tracker.tags}",
+        "${.project}",
+        "${oc.env:HOME}",
+        "${nowhere}",
+        "\\\\${m}",
+    ],
+)
+def test_values_that_others_refer_to(composers: tuple[Compose, Compose], text: str) -> None:
+    fast, hydra = composers
+    word = f"tracker.group='{text}'"
+    for words in (
+        ["temperature=0.2", "seed=3"],
+        ["m=64", "data.root=/x/y", "tracker.tags=[a]"],
+        ["tracker.project=p"],
+        [],
+    ):
+        mixed = ["recipe=quickstart", word, *words]
+        assert fast(mixed) == hydra(mixed), mixed
+
+
+def test_what_the_command_composed_is_not_composed_again(loader: ConfigLoader, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["recipe=quickstart", "m=64", "+optimizer.nesterov=true"]
+    swept = ["seed=3,4", "model=resnet18,small"]
+    master = loader.load_configuration("train", [*command, *swept], run_mode=RunMode.MULTIRUN)
+    fast, composes, asked = Composer(loader, master), loader.load_sweep_config, list[list[str]]()
+
+    def load_sweep_config(config: DictConfig, words: list[str]) -> DictConfig:
+        asked.append(words)
+        return composes(config, words)
+
+    monkeypatch.setattr(loader, "load_sweep_config", load_sweep_config)
+    for words, composed_anew in [
+        ([*command, "seed=3"], False),
+        ([*command, "seed=4", "temperature=0.2"], False),
+        (["m=64", "recipe=quickstart", "seed=3", "+optimizer.nesterov=true"], False),
+        (["recipe=quickstart", "m=65", "+optimizer.nesterov=true"], True),
+        ([*command, "m=65"], True),
+        ([*command, "model=small"], True),
+        (["m=64", "recipe=quickstart"], True),
+        ([*reversed(command)], True),
+        (["m=64"], True),
+        ([], False),  # m=64 was set on this
+    ]:
+        asked.clear()
+        found = outcome(fast, words)
+        assert bool(asked) == composed_anew, words
+        assert found == outcome(functools.partial(by_hydra, loader, master), words)
