@@ -30,7 +30,8 @@ def select(lines: Sequence[Line], where: str = "", sort: str = "", columns: Sequ
         where: comparisons of a column or setting joined by `and` and, more loosely, by `or`: "m>1024 and momentum=0.9 or m=64".
         sort: a column or setting, accuracies from the highest, others from the lowest; a leading - reverses the order.
             Accuracies of paused runs stand below those of finished ones, the farther a run has come the higher.
-        columns: those to keep, in this order; settings are known by their keys too.
+        columns: those to keep, in this order; settings are known by their keys too. In a table with paused runs an accuracy
+            brings its epoch along.
 
     Raises:
         UserError: a column is unknown, or something is not a comparison.
@@ -45,6 +46,8 @@ def select(lines: Sequence[Line], where: str = "", sort: str = "", columns: Sequ
     if sort:
         lines = _sorted(lines, sort)
     names = {_head(name, lines): _column(name, lines) for name in columns}
+    if EPOCH in lines[0].row and set(ACCURACIES) & set(names.values()) and EPOCH not in names.values():
+        names[EPOCH] = EPOCH
     rows: dict[tuple[str, str, str], Row] = {}
     for line in lines:
         for row in filter(None, (line.row, line.published)):

@@ -1,12 +1,15 @@
 """What charts show, apart from who draws them."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from folders import write_paused
 
 from moco.analysis import charts
-from moco.analysis.configurations import Configuration, configurations
-from moco.analysis.records import read
+from moco.analysis.configurations import AtRung, Configuration, configurations, in_order
+from moco.analysis.records import Reached, look, read
+from moco.analysis.statistics import Score
 from moco.runs.run import Run
 
 
@@ -47,7 +50,8 @@ def grid(finish) -> list[Configuration]:
 
 def test_a_heat_map_has_the_setting_with_more_values_along_x(grid: list[Configuration]) -> None:
     heat = charts.heat(grid, "knn/top1")
-    assert heat == charts.Heat("temperature", "m", [0.1, 0.2, 0.4], [512, 4096], [[50, 52, 54], [51, 53, None]])
+    z, none = [[50, 52, 54], [51, 53, None]], [[None] * 3] * 2
+    assert heat == charts.Heat("temperature", "m", [0.1, 0.2, 0.4], [512, 4096], z, none)
     assert charts.heat(grid[:2], "knn/top1") is None  # one setting varies
 
 
@@ -86,3 +90,58 @@ def test_what_all_share_is_said_as_it_is_typed(grid: list[Configuration]) -> Non
     shared = charts.shared([c.flat for c in grid], ["temperature", "m"])
     assert shared[:3] == ["method=moco", "model=resnet18", "data=cifar10"] and "batch_size=512" in shared
     assert not any(text.startswith(("temperature=", "m=", "seed=")) for text in shared)
+
+
+# Paused runs
+
+
+@pytest.fixture
+def halved(finish, checked, tmp_path: Path) -> list[Configuration]:
+    """Temperature by m: two done, one paused at each of two rungs, the lower rung's value the highest of all."""
+    folders = [finish(f"temperature=0.{i}", "m=512", "epochs=90", top1=50.0 + i) for i in (1, 2)]
+    for i, (epoch, top1) in enumerate([(10, 95.0), (30, 40.0)], 1):
+        at = checked(f"temperature=0.{i}", "m=4096", "epochs=90")
+        folders.append(write_paused(tmp_path / "runs", at, epoch, top1))
+    return configurations(look([Run(folder) for folder in folders])[0])
+
+
+def test_paused_configurations_come_after_finished_ones_and_the_farthest_first(halved: list[Configuration]) -> None:
+    order = [c.label for c in in_order(halved)]
+    assert order == [f"temperature=0.{t} m={m}" for t, m in ((2, 512), (1, 512), (2, 4096), (1, 4096))]
+    assert [c.at_rung for c in in_order(halved)] == [
+        None,
+        None,
+        AtRung(Reached(30, 90), Score(40.0, None, 1)),
+        AtRung(Reached(10, 90), Score(95.0, None, 1)),
+    ]
+    assert [c.values("knn/top1") for c in in_order(halved)] == [[52.0], [51.0], [], []]
+
+
+def test_a_heat_map_keeps_values_at_rungs_apart_from_final_ones(halved: list[Configuration]) -> None:
+    heat = charts.heat(halved, "knn/top1")
+    assert heat is not None and (heat.xs, heat.ys) == ([0.1, 0.2], [512, 4096])
+    assert heat.z == [[51.0, 52.0], [None, None]]
+    assert [[at and str(at) for at in row] for row in heat.rungs] == [
+        [None, None],
+        ["95.00 at epoch 10", "40.00 at epoch 30"],
+    ]
+    paused = [c for c in halved if c.at_rung]
+    assert charts.heat(paused, "knn/top1") is None  # where nothing has finished there is nothing to colour
+    assert charts.heat(halved, "linear/top1") is None and all(
+        "4096" not in line.label for panel in charts.panels(halved, "knn/top1") for line in panel.lines
+    )
+
+
+def test_curves_of_paused_runs_say_so(halved: list[Configuration]) -> None:
+    learning = charts.learning(halved)
+    assert [[course.paused for course in one.runs] for one in learning] == [[False], [False], [True], [True]]
+    ends = [charts.curve(course.lines, "knn/top1", 0) for one in learning for course in one.runs]
+    assert [(x[-1], y[-1]) for x, y in ends] == [(90, 52.0), (90, 51.0), (30, 40.0), (10, 95.0)]
+
+
+def test_seeds_at_different_epochs_are_not_averaged(finish, checked, tmp_path: Path) -> None:
+    runs = [write_paused(tmp_path / "runs", checked("epochs=90", f"seed={s}"), 30, 40.0 + s) for s in range(2)]
+    runs.append(write_paused(tmp_path / "runs", checked("epochs=90", "seed=2"), 10, 20.0))
+    [configuration] = configurations(look([Run(folder) for folder in runs])[0])
+    assert configuration.at_rung is not None
+    assert configuration.at_rung.reached == Reached(30, 90) and str(configuration.at_rung) == "40.50 ± 0.71 at epoch 30"

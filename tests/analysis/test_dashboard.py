@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from common import METHODS, python
-from folders import point, write_run, write_sweep
+from folders import point, write_paused, write_run, write_sweep
 
-from moco.analysis.dashboard import Axis, specification
+from moco.analysis.dashboard import AS_FAR, Axis, specification
 from moco.config.schema import Config
 from moco.errors import UserError
 from moco.runs.listing import all_runs
@@ -70,7 +70,7 @@ def test_wandb_takes_the_workspace(swept: Path) -> None:
     assert scatter["yAxis"] == "summary:knn/top1.max" and scatter["xAxisLogScale"] is True
     [runset] = view["section"]["runSets"]
     assert "grid" in json.dumps(runset["filters"])
-    assert {"summary:knn/top1.max", "config:m.value"} <= set(runset["runFeed"]["columnPinned"])
+    assert {"summary:epoch", "summary:knn/top1.max", "config:m.value"} <= set(runset["runFeed"]["columnPinned"])
     assert workspaces.stored("optimizer.lr") == "optimizer.value.lr"
 
 
@@ -100,3 +100,11 @@ def test_runs_that_wandb_did_not_track_or_that_cannot_be_read(checked: Callable[
     (folder / "config.json").write_text("{")
     with pytest.raises(UserError, match="none of these runs can be read"):
         specification(all_runs(tmp_path / "runs"))
+
+
+def test_sections_that_compare_say_that_paused_runs_have_not_come_to_their_ends(
+    checked: Callable[..., Config], swept: Path
+) -> None:
+    write_paused(swept, checked("model=small", "epochs=4", "tracker.project=ours", "m=128"), 2)
+    names = [section.name for section in specification(all_runs(swept)).sections]
+    assert names == [f"Results{AS_FAR}", f"Settings{AS_FAR}", "Learning curves"]

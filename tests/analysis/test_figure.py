@@ -28,6 +28,17 @@ def test_a_random_search_of_a_thousand(places: dict[str, Path], tmp_path: Path) 
     )
 
 
+def test_paused_curves_are_marked_and_their_values_are_not_coloured(places: dict[str, Path], tmp_path: Path) -> None:
+    texts = {}
+    for name in ("grid", "halved"):
+        out = tmp_path / f"{name}.svg"
+        assert main(["plot", "--runs-dir", str(places[name]), "-o", str(out)]) == 0
+        texts[name] = out.read_text()
+    assert "<!-- paused here -->" in texts["halved"] and "paused" not in texts["grid"]
+    assert texts["halved"].count("<!-- at epoch 10 -->") == 5 and texts["halved"].count("<!-- at epoch 30 -->") == 2
+    assert "at epoch" not in texts["grid"]
+
+
 def test_what_cannot_be_drawn_is_one_line(places: dict[str, Path], finish, tmp_path: Path, capsys) -> None:
     finish(epochs=3)
     for runs_dir, out, message in (

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from folders import write_paused
 
 from moco.analysis.formats import MARKS, cell, render, rewrite_block, write_parquet
 from moco.analysis.selection import select
@@ -113,3 +114,32 @@ def test_a_block_of_a_page_is_rewritten_and_a_page_without_one_is_refused(tmp_pa
         rewrite_block(page, "| new |")
     with pytest.raises(UserError, match="cannot be read"):
         rewrite_block(tmp_path / "absent.md", "| new |")
+
+
+@pytest.fixture
+def halved(finish, checked, tmp_path: Path):
+    """A finished row and a paused one, the epoch beside the epochs."""
+    finish("epochs=90", "temperature=0.2", top1=50.0)
+    write_paused(tmp_path / "runs", checked("epochs=90", "temperature=0.1"), 30, 40.0)
+    return select(lines(all_runs(tmp_path / "runs"), paused=True), columns=["tau", "Epochs", "Epoch", "Top-1", "Best"])
+
+
+def test_the_epoch_of_paused_rows_has_words_for_people_and_a_number_for_programs(halved, tmp_path: Path):
+    assert render(halved, "markdown").splitlines()[2:] == [
+        "| 0.2 | 90 | 90 of 90 | 50.00 | 51.00 |",
+        "| 0.1 | 90 | 30 of 90 | 40.00 |  |",
+    ]
+    assert r"0.1 & 90 & 30 of 90 & 40.00 &  \\" in render(halved, "latex").splitlines()
+    assert list(csv.reader(io.StringIO(render(halved, "csv"))))[1:] == [
+        ["0.2", "90", "90", "50.00", "51.00"],
+        ["0.1", "90", "30", "40.00", ""],
+    ]
+    read = json.loads(render(halved, "json"))
+    assert [(row["Epoch"], row["Top-1"]["mean"], row["Best"] is None) for row in read] == [
+        (90, 50.0, False),
+        (30, 40.0, True),
+    ]
+    pandas = pytest.importorskip("pandas")
+    write_parquet(halved, tmp_path / "t.parquet")
+    frame = pandas.read_parquet(tmp_path / "t.parquet")
+    assert frame["Epoch"].tolist() == [90, 30] and frame["Top-1 mean"].tolist() == [50.0, 40.0]

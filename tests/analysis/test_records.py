@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from folders import SIZES, write_sweep
+from folders import SIZES, write_paused, write_sweep
 
-from moco.analysis.records import Size, fold, load, look, read, states
+from moco.analysis.records import Reached, Size, fold, load, look, paused_note, read, states
 from moco.errors import UserError
 from moco.launch.slurm_client import Queue
 from moco.protocols import KNN, LINEAR, LINEAR_CACHED
@@ -130,3 +130,37 @@ def test_seeds_from_before_and_after_a_key_came_to_the_schema_are_of_one_configu
     path.write_text(json.dumps(older))
     groups = fold([read(Run(folder)) for folder in folders])
     assert sorted(len(members) for members in groups) == [1, 2]
+
+
+def test_a_paused_run_is_read_with_its_rung(checked, finish, tmp_path: Path) -> None:
+    why = "rung 1 of 2: rank 5 of the 9 that are here, of 9"
+    folder = write_paused(tmp_path / "runs", checked("epochs=90"), 10, 33.0, why=why)
+    (tmp_path / "runs" / "notes").mkdir()
+    assert read(Run(folder)).rung is None  # nobody has asked for its state
+    [entry, other], found = look([Run(folder), Run(finish("seed=1"))])
+    assert found == [State.PAUSED, State.DONE] and other.rung is None
+    assert entry.rung is not None and (entry.result, entry.problem) == (None, "")
+    assert entry.rung.reached == Reached(10, 90) and str(entry.rung.reached) == "10 of 90" and entry.rung.why == why
+    assert entry.rung.metrics["knn/top1"] == 33.0 and "epoch" not in entry.rung.metrics
+    assert paused_note([entry, other]) == "1 of 2 runs is paused at epoch 10" and paused_note([other]) == ""
+
+
+def test_a_paused_run_that_is_damaged_is_damaged(checked, tmp_path: Path) -> None:
+    folder = write_paused(tmp_path / "runs", checked("epochs=90"), 10)
+    (folder / "config.json").write_text("{")
+    [entry], found = look([Run(folder)])
+    assert found == [State.DAMAGED] and entry.rung is None and entry.problem
+
+
+def test_load_says_where_paused_runs_stand(finish, checked, tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
+    done, half = finish("epochs=90", top1=55.0), finish("epochs=90", "seed=1", epochs=7)
+    paused = write_paused(tmp_path / "runs", checked("epochs=90", "seed=2"), 30, 44.0)
+    frame = load(tmp_path / "runs").set_index("id")
+    rows = [frame.loc[Run(folder).id] for folder in (done, half, paused)]
+    assert [(row["state"], row["epoch"], row["epochs"]) for row in rows] == [
+        ("done", 90, 90),
+        ("pending", 7, 90),
+        ("paused", 30, 90),
+    ]
+    assert [rows[0]["knn/top1"], rows[2]["knn/top1"]] == [55.0, 44.0]

@@ -133,7 +133,9 @@ def mean(results: list[dict[str, Any]], key: str) -> str:
     return f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}"
 
 
-@pytest.mark.parametrize("name, width, scheme", list(itertools.product(("three", "grid", "many"), WIDTHS, SCHEMES)))
+@pytest.mark.parametrize(
+    "name, width, scheme", list(itertools.product(("three", "grid", "halved", "many"), WIDTHS, SCHEMES))
+)
 def test_it_opens_whole_without_errors_or_requests(visit, pages, name: str, width: int, scheme: str) -> None:
     browser = visit(name, width, scheme)
     errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
@@ -311,6 +313,89 @@ def test_what_went_wrong_is_listed_as_text(visit, places) -> None:
     text = browser.execute_script("return document.body.innerText")
     assert "RuntimeError: <b>no</b>" in text and "cannot be read" in text and "moco-x-y-absentabse" in text
     assert "1 pending" in text and "1 failed" in text and "1 damaged" in text and "1 missing" in text
+
+
+# Paused runs
+
+
+def test_values_of_paused_runs_are_grey_and_below_all_final_ones(visit) -> None:
+    browser = visit("halved")
+    rows = table(browser)
+    finals, paused = rows[:2], rows[2:]
+    assert [row["state"] for row in rows] == ["", "", *["2 paused"] * 7] and all(row["seeds"] == "2" for row in rows)
+    shown = [re.fullmatch(r"(\d+\.\d\d) ± \d\.\d\d at epoch (\d+)", row["kNN top-1"]) for row in paused]
+    assert [int(match[2]) for match in shown if match] == [30] * 2 + [10] * 5
+    values = [float(match[1]) for match in shown if match]
+    assert values[:2] == sorted(values[:2], reverse=True) and values[2:] == sorted(values[2:], reverse=True)
+    assert values[0] > float(finals[0]["kNN top-1"].split()[0])  # and yet not first
+    for _ in range(2):  # nor is it when the column is sorted, either way
+        click(browser, "kNN top-1")
+        assert [row["state"] for row in table(browser)] == [row["state"] for row in rows]
+    colours, bold = browser.execute_script(
+        "const found = (selector, look) => [...document.querySelectorAll(selector)].map(look);"
+        "return [found('#table td.rung', (td) => getComputedStyle(td).color), found('#table tr.best', (tr) => tr.innerText)]"
+    )
+    assert len(colours) == 7 and len(set(colours)) == 1
+    [best] = bold
+    assert "at epoch" not in best and finals[0]["kNN top-1"] in best
+
+
+def test_curves_of_paused_runs_end_with_a_circle_that_the_legend_explains(visit) -> None:
+    browser = visit("halved")
+    for title in ("kNN top-1 over the epochs", "Training loss over the epochs"):
+        traces = charts(browser)[title]
+        circles = [trace for trace in traces if trace.get("marker", {}).get("symbol") == "circle-open"]
+        assert sorted(x for trace in circles for x in trace["x"]) == [10] * 10 + [30] * 4
+        drawn = [trace for trace in traces if trace.get("name") and trace not in circles]
+        assert sorted({trace["x"][-1] for trace in drawn}) == [30, 90]
+        assert all((trace["x"][-1], trace["y"][-1]) in ends(circles) for trace in drawn if trace["x"][-1] == 30)
+    legends = browser.execute_script(
+        "return [...document.querySelectorAll('.legend li.paused')].map((li) => li.textContent)"
+    )
+    assert legends == ["paused here", "paused here"]
+
+
+def ends(traces: list[dict[str, Any]]) -> set[tuple[float, float]]:
+    return {point for trace in traces for point in zip(trace["x"], trace["y"])}
+
+
+def test_the_heat_map_colours_final_values_alone(visit) -> None:
+    final, paused = charts(visit("halved"))["kNN top-1 by temperature and m"]
+    assert (
+        sum(value is not None for row in final["z"] for value in row) == 2
+        and final["colorscale"] != paused["colorscale"]
+    )
+    texts = [text for row in paused["text"] for text in row if text]
+    assert (
+        len(texts) == 7
+        and sorted(text.partition("<br>")[2] for text in texts) == ["at epoch 10"] * 5 + ["at epoch 30"] * 2
+    )
+    assert all(
+        (z is None) != (text == "") for row, words in zip(final["z"], paused["text"]) for z, text in zip(row, words)
+    )
+    assert len({colour for _, colour in paused["colorscale"]}) == 1
+
+
+def test_the_cost_and_the_paused_runs_are_told_and_nothing_is_called_missing(visit, places) -> None:
+    browser = visit("halved")
+    text = browser.execute_script("return document.body.innerText")
+    trained, grid = 4 * 90 + 4 * 30 + 10 * 10, 18 * 90
+    assert (
+        f"All runs together have trained {trained} of the grid's {grid} epochs ({100 * trained / grid:.0f} %)." in text
+    )
+    assert "14 of 18 runs are paused at epochs 10 to 30" in text and "18 runs: 14 paused, 4 done" in text
+    assert "Runs without a result" not in text and "not included" not in text and "failed" not in text
+    rows = browser.execute_script(
+        "return [...document.querySelectorAll('[aria-label=\"Paused runs\"] tbody tr')].map((tr) => tr.innerText)"
+    )
+    assert len(rows) == 14 and rows[0].startswith("30 of 90") and "rung 2 of 2: rank " in rows[0]
+    assert "Paused runs" not in visit("grid").execute_script("return document.body.innerText")
+
+
+def test_a_sweep_of_which_none_has_finished(places, tmp_path: Path) -> None:
+    paused = [path.parent.name for path in places["halved"].glob("*/lease.json")]
+    said = report.write(places["halved"], paused, tmp_path / "r.html")
+    assert said[0] == "No run has finished yet." and said[1].startswith("14 of 14 runs are paused")
 
 
 # Without a browser

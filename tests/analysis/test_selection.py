@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from folders import write_paused
 
 from moco.__main__ import main
 from moco.analysis.selection import select
@@ -118,3 +119,17 @@ def test_the_command(grid, tmp_path: Path, capsys):
         assert main([*words, *more]) == 1
         [line] = capsys.readouterr().err.splitlines()
         assert line.startswith("error: ")
+
+
+def test_the_command_shows_paused_runs_when_asked(grid, checked, tmp_path: Path, capsys):
+    write_paused(tmp_path / "runs", checked("temperature=0.3"), 20, 99.0)
+    words = ["table", "--runs-dir", str(tmp_path / "runs"), "--format", "csv", "--columns", "tau,Top-1"]
+    assert main(words) == 0
+    shown = capsys.readouterr()
+    assert "99.00" not in shown.out and shown.err == "1 of 6 runs is paused at a rung; --paused shows it\n"
+    assert main([*words, "--paused", "--sort", "Top-1"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.splitlines()[0] == "tau,Top-1,Epoch"  # which a value that is not final is not shown without
+    assert shown.out.splitlines()[-1] == "0.3,99.00,20" and shown.err == ""
+    assert main([*words[:-1], "tau", "--paused"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "tau"

@@ -17,17 +17,20 @@ from pathlib import Path
 
 import pytest
 from common import ROOT
+from folders import write_paused, write_sweep
 from rich.console import Console
 
 from moco.__main__ import main
 from moco.analysis import status
 from moco.analysis.status import Standing, standings, text
 from moco.io import write_json
+from moco.launch import promotion
 from moco.launch.slurm_client import Queue, QueueEntry
 from moco.runs.lease import Holder, Place, born, machine
 from moco.runs.listing import all_runs
 from moco.runs.run import Run
 from moco.runs.state import State
+from moco.runs.sweep import Launch, Sweep
 
 IMPORTANT = ("id", "state", "epoch", "kNN", "settings")
 MANY = [
@@ -134,12 +137,20 @@ def test_what_matters_stays_whole_in_a_terminal(width: int) -> None:
 
 
 def test_states_have_colours_in_a_terminal() -> None:
-    shown = drawn(MANY, 160, force_terminal=True, color_system="standard", legacy_windows=False)
+    paused = Standing("fghijklmno", State.PAUSED, "temperature=0.2 m=65536")
+    shown = drawn([*MANY, paused], 160, force_terminal=True, color_system="standard", legacy_windows=False)
     colours = {
         state: re.search(rf"\033\[([\d;]+)m *{state}", shown)[1]  # type: ignore[index]
-        for state in ("done", "running", "queued", "out of memory", "pending")
+        for state in ("done", "running", "queued", "out of memory", "pending", "paused")
     }
-    assert colours == {"done": "32", "running": "36", "queued": "33", "out of memory": "31", "pending": "2"}
+    assert colours == {
+        "done": "32",
+        "running": "36",
+        "queued": "33",
+        "out of memory": "31",
+        "pending": "2",
+        "paused": "93",
+    }
 
 
 def test_on_a_short_screen_what_happens_now_comes_first() -> None:
@@ -236,3 +247,69 @@ def test_a_linear_evaluation_that_failed_is_told_though_its_run_is_done(finish: 
     with run.lease("linear_eval"):
         assert standings([run])[0].trouble == ""
     assert "linear evaluation" not in text(standings([run]))
+
+
+# Paused runs
+
+WHY = "rung 1 of 2: rank 5 of the 9 that are here, of 9"
+
+
+@pytest.fixture
+def paused(finish, checked, tmp_path: Path) -> list[Run]:
+    """A sweep of two that are paused and one that is done; its launcher has ended."""
+    at = Place("grid", queue="local", job="7")
+    folders = [
+        write_paused(tmp_path / "runs", checked("epochs=90", f"seed={i}"), 10, 40.0 + i, why=WHY, place=at)
+        for i in range(2)
+    ]
+    folders.append(finish("epochs=90", "seed=2"))
+    write_sweep(tmp_path / "runs", "grid", folders)
+    return [Run(folder) for folder in folders]
+
+
+def test_a_paused_run_tells_its_epoch_and_why(paused: list[Run]) -> None:
+    first, _, done = standings(paused)
+    assert (first.state, first.epoch, first.epochs, first.knn) == (State.PAUSED, 10, 90, 40.0)
+    assert first.where == WHY and done.where == "" and first.has_ended and done.has_ended
+    lines = text(standings(paused)).splitlines()
+    assert lines[-1] == "2 paused, 1 done" and WHY in lines[1] and "10/90" in lines[1]
+
+
+def test_of_one_paused_run_the_reason_is_told_in_any_width(paused: list[Run]) -> None:
+    for width in (60, 160):
+        shown = " ".join(drawn(standings(paused[:1]), width).split())
+        assert f"1 paused {paused[0].id} waits at {WHY}" in shown
+
+
+def test_on_a_short_screen_paused_runs_come_after_what_went_wrong() -> None:
+    last = [Standing("paused", State.PAUSED, ""), MANY[3]]
+    order = [one.state for one in sorted([*last, *MANY], key=status._urgency)]
+    assert order == [
+        State.RUNNING,
+        State.QUEUED,
+        State.PENDING,
+        State.OUT_OF_MEMORY,
+        State.OUT_OF_MEMORY,
+        State.PAUSED,
+        State.DONE,
+    ]
+
+
+def test_watching_ends_when_all_are_done_or_paused(paused: list[Run], capsys) -> None:
+    status.watch(lambda: standings(paused), 0.01, None)
+    assert capsys.readouterr().out.count("Ctrl-C ends") == 1
+
+
+def test_watching_goes_on_while_somebody_decides_who_goes_on(paused: list[Run], capsys, monkeypatch) -> None:
+    sweep = Sweep(paused[0].folder.parent, "grid")
+    record = {"name": "grid", "runs": [run.folder.name for run in paused]}
+    write_json(sweep.path, {**record, "launches": [dataclasses.asdict(Launch.now())]})  # this process lives
+    assert [s.undecided for s in standings(paused)] == [True, True, False]
+    write_json(sweep.path, {**record, "launches": []})
+    looks = iter([[MANY[0], dataclasses.replace(MANY[0], state=State.PAUSED, undecided=True)], MANY[:1]])
+    status.watch(lambda: next(looks), 0.01, None)
+    assert capsys.readouterr().out.count("Ctrl-C ends") == 2
+    promotion.note(sweep, "17")
+    for queue, undecided in ({"17": QueueEntry("PENDING", "Dependency")}, True), ({}, False):
+        monkeypatch.setattr(status.slurm, "queued", lambda runs, queue=queue: Queue(queue))
+        assert [s.undecided for s in standings(paused)] == [undecided, undecided, False]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from folders import point, write_run
+from folders import point, write_paused, write_run
 from scipy import stats
 
 from moco.analysis.configurations import Configuration, configurations, ranked, scored
@@ -222,3 +222,40 @@ def test_many_are_counted_and_a_few_named(checked, answer, tmp_path: Path) -> No
         write_run(tmp_path / "runs", point(checked(), {"seed": seed}), epochs=2)
     assert answer().splitlines()[0] == "No run has finished yet."
     assert "7 of 7 runs are not included: 7 pending (" in answer() and answer().count(",") == 3 and " ...)" in answer()
+
+
+# Paused runs
+
+
+def test_paused_runs_are_counted_apart_and_not_compared(finish, answer, checked, tmp_path: Path) -> None:
+    runs_dir, cfg = tmp_path / "runs", checked("epochs=90")
+    for t, top1 in ((0.1, 51.0), (0.2, 50.0)):
+        finish(f"temperature={t}", "epochs=90", top1=top1)
+    for seed, epoch in enumerate((10, 10, 30)):
+        write_paused(runs_dir, point(cfg, {"temperature": 0.3, "seed": seed}), epoch, 99.0)
+    failed = write_run(runs_dir, point(cfg, {"temperature": 0.4}), epochs=1, error="no")
+    said = answer().splitlines()
+    assert said[0].startswith("temperature=0.1 is the highest of 2 finished configurations: 51.00 %")
+    trained, grid = 2 * 90 + 10 + 10 + 30 + 1, 6 * 90
+    assert said[-3:] == [
+        "3 of 6 runs are paused at epochs 10 to 30: they are not compared with those that have finished.",
+        f"All runs together have trained {trained} of the grid's {grid} epochs ({100 * trained / grid:.0f} %).",
+        f"1 of 6 runs are not included: 1 failed ({Run(failed).id}).",
+    ]
+
+
+def test_one_that_has_finished_was_picked_from_the_paused(finish, answer, checked, tmp_path: Path) -> None:
+    write_paused(tmp_path / "runs", checked("epochs=90", "temperature=0.2"), 10)
+    assert answer().splitlines()[:2] == [
+        "No run has finished yet.",
+        "1 of 1 runs is paused at epoch 10: it is not compared with those that have finished.",
+    ]
+    finish("epochs=90", top1=51.0)
+    assert answer().startswith("One configuration has finished, temperature=0.1: 51.00 %")
+    assert "kNN was measured on the test set, and the best setting was picked by it" in answer()
+
+
+def test_without_paused_runs_nothing_is_said_of_them(finish, answer) -> None:
+    finish("temperature=0.1")
+    finish("temperature=0.2", epochs=3)
+    assert "paused" not in answer() and "grid" not in answer()

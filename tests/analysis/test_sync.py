@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 import wandb
 from common import python
+from folders import write_paused
 from tracked import STEPS, offline, rows, track
 from wandb_server import wandb_server
 
 from moco.analysis import sync
 from moco.errors import UserError
+from moco.io import read_mapping, write_json
 from moco.runs.lease import Place
 from moco.runs.run import Run
 from moco.tracking.wandb_mirror import WHOLE
@@ -89,3 +91,29 @@ def test_without_a_key_or_a_server_one_line_says_what_to_do(run: Run, monkeypatc
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login user password secret\n")
     with pytest.raises(UserError, match="^http://127.0.0.1:9 does not answer .* sync where there is a network$"):
         sync.sync([run])
+
+
+@pytest.mark.parametrize("ended, code", [("paused", 0), ("killed", 1), (None, 0)])
+def test_a_file_that_is_written_anew_says_how_the_run_ended(
+    checked, finish, tmp_path, monkeypatch, ended, code
+) -> None:
+    """As failed (1), unless the run is done or only paused."""
+    made = []
+
+    class Mirror:
+        def __init__(self, *about: object):
+            made.append(self)
+
+        def catch_up(self, lines: list[dict[str, Any]]) -> None:
+            self.lines = lines
+
+        def finish(self, exit_code: int) -> None:
+            self.exit_code = exit_code
+
+    monkeypatch.setattr(sync, "WandbMirror", Mirror)
+    run = Run(write_paused(tmp_path / "runs", checked("epochs=90"), 10) if ended else finish())
+    if ended:
+        write_json(run.folder / "lease.json", {**read_mapping(run.folder / "lease.json"), "ended": ended})
+    sync.write_anew(run)
+    [mirror] = made
+    assert mirror.exit_code == code and mirror.lines == run.metrics()

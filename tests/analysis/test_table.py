@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from folders import write_paused
 
+from moco.analysis.records import Reached
 from moco.analysis.selection import select
 from moco.analysis.statistics import Score, spread
 from moco.analysis.table import Row, is_published, lines
@@ -199,3 +201,77 @@ def test_running_and_failed_folders_have_no_rows(finish):
 
 def test_no_runs():
     assert lines([]) == [] and select([]) == []
+
+
+# Paused runs
+
+
+@pytest.fixture
+def halved(finish, checked, tmp_path: Path) -> Callable[..., list[Row]]:
+    """halved(paused=True, where=...) -> the table of one that is done and has a linear value, and three that are paused."""
+    finish("epochs=90", "temperature=0.1", top1=50.0, linear=60.0)
+    for t, epoch, top1 in ((0.2, 10, 90.0), (0.3, 30, 40.0), (0.4, 10, 91.0)):
+        write_paused(tmp_path / "runs", checked("epochs=90", f"temperature={t}"), epoch, top1)
+    return lambda paused=False, **options: select(lines(all_runs(tmp_path / "runs"), paused), **options)
+
+
+def test_by_default_the_table_is_of_finished_runs_and_counts_the_paused(halved, finish, capsys):
+    assert [row["tau"] for row in halved()] == [0.1, 0.1] and "Epoch" not in halved()[0]
+    said = "3 of 4 runs are paused at a rung; --paused shows them"
+    assert capsys.readouterr().err.splitlines() == [said, said]
+    finish("epochs=90", "temperature=0.9", epochs=3, error="no")
+    halved()
+    assert capsys.readouterr().err.splitlines() == [
+        "3 of 5 runs are paused at a rung; --paused shows them",
+        "left out of the table: 1 failed (python -m moco status names them)",
+    ]
+    halved(paused=True)
+    assert capsys.readouterr().err.splitlines() == [
+        "left out of the table: 1 failed (python -m moco status names them)"
+    ]
+
+
+def test_one_that_is_paused_is_said_in_the_singular(checked, rows, tmp_path: Path, capsys):
+    write_paused(tmp_path / "runs", checked("epochs=90"), 10)
+    assert rows() == []
+    assert capsys.readouterr().err == "1 of 1 runs is paused at a rung; --paused shows it\n"
+
+
+def test_with_paused_each_row_has_its_epoch_and_finished_ones_come_first(halved, tmp_path: Path):
+    found = halved(paused=True)
+    assert list(found[0]) == [*FIXED, "Epoch", "Top-1", "Top-5", "Best", "path"] and len({tuple(r) for r in found}) == 1
+    told = [(row["Protocol"], row["tau"], row["Epoch"], row["Top-1"]) for row in found]
+    assert told[:3] == [
+        ("kNN", 0.1, Reached(90, 90), one(50.0)),
+        ("Linear", 0.1, Reached(90, 90), one(60.0)),
+        ("kNN", 0.3, Reached(30, 90), one(40.0)),
+    ]
+    assert sorted(told[3:]) == [("kNN", 0.2, Reached(10, 90), one(90.0)), ("kNN", 0.4, Reached(10, 90), one(91.0))]
+    assert found[2]["Best"] is None and found[2]["Params"] is None and found[2]["path"].startswith("moco-resnet18-")
+
+
+def test_accuracies_are_sorted_among_rows_of_one_epoch(halved):
+    knn = {"paused": True, "where": "Protocol=kNN"}
+    assert [row["tau"] for row in halved(sort="Top-1", **knn)] == [0.1, 0.3, 0.4, 0.2]
+    assert [row["tau"] for row in halved(sort="-Top-1", **knn)] == [0.1, 0.3, 0.2, 0.4]
+    assert [row["tau"] for row in halved(sort="tau", **knn)] == [0.1, 0.2, 0.3, 0.4]
+    assert [row["Epoch"].epoch for row in halved(sort="-Epoch", **knn)] == [90, 30, 10, 10]
+    assert sorted(row["tau"] for row in halved(paused=True, where="Epoch<90")) == [0.2, 0.3, 0.4]
+
+
+def test_seeds_at_different_epochs_are_rows_of_their_own(finish, checked, tmp_path: Path):
+    runs_dir = tmp_path / "runs"
+    finish("epochs=90", "seed=0", top1=50.0)
+    for seed, epoch, top1 in ((1, 30, 30.0), (2, 30, 32.0), (3, 10, 20.0)):
+        write_paused(runs_dir, checked("epochs=90", f"seed={seed}"), epoch, top1)
+    found = select(lines(all_runs(runs_dir), paused=True))
+    assert [(row["Epoch"].epoch, row["Top-1"]) for row in found] == [
+        (90, one(50.0)),
+        (30, spread([30.0, 32.0])),
+        (10, one(20.0)),
+    ]
+
+
+def test_a_paused_recipe_has_no_published_row(checked, tmp_path: Path):
+    write_paused(tmp_path / "runs", checked("recipe=simclr_cifar"), 10)
+    assert [row["Protocol"] for row in select(lines(all_runs(tmp_path / "runs"), paused=True))] == ["kNN"]

@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 
 import pytest
+from folders import write_paused
 from rich.console import Console
 
 from moco.analysis.selection import select
@@ -118,3 +119,11 @@ def test_a_wide_terminal_shows_all_of_the_table(finish, tmp_path: Path) -> None:
 
 def test_an_empty_table_has_its_heads() -> None:
     assert shown(drawn([], 80), 80)[0].split() == ["Protocol", "Top-1", "Top-5", "path"]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_epoch_of_paused_rows_stays_beside_their_accuracy(finish, checked, tmp_path: Path, width: int) -> None:
+    finish("recipe=moco_cifar", "epochs=90", top1=80.0, linear=85.0)
+    write_paused(tmp_path / "runs", checked("recipe=moco_cifar", "epochs=90", "m=65536"), 30, 90.0)
+    table = "\n".join(shown(drawn(select(lines(all_runs(tmp_path / "runs"), paused=True)), width), width))
+    assert {"Epoch", "Top-1"} <= set(table.split()) and "90 of 90" in table and "30 of 90" in table
