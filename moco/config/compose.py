@@ -39,7 +39,9 @@ class Composer:
         parse = OverridesParser.create(config_loader=loader).parse_override
         is_group = loader.repository.group_exists  # type: ignore[attr-defined]  # of Hydra's one implementation
         self.parse, self.base, self.is_group = cache(parse), cache(self._base), cache(is_group)
-        self.command, typed = self._without_hydra(config), [str(word) for word in config.hydra.overrides.task]
+        self.command = self._without_hydra(config)
+        typed = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+        assert isinstance(typed, list)
         self.in_command = [word for word in typed if not self.parse(word).is_sweep_override()]
 
     def __call__(self, words: Sequence[str]) -> dict[str, Json]:
