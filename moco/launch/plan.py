@@ -4,6 +4,7 @@ State is read from the runs' folders, never from a launcher's own memory.
 """
 
 import contextlib
+import gc
 import sys
 import uuid
 from collections import Counter
@@ -92,6 +93,7 @@ def launch(
         refuse_changed(tasks)
     if options.dry_run:
         print("\n".join([dry_run(tasks, rerun, sweep), *(budget.expected(tasks, halving) if halving else [])]))
+        gc.freeze()  # else Python looks for cycles in all that was loaded before it ends, a twelfth of the command
         return {task.run.folder: State.DONE for task in tasks}
     launcher, names = make(options, sweep), [task.run.folder.name for task in tasks]
     if not rerun and all(task.state() == State.DONE for task in tasks):  # which takes no right to write
