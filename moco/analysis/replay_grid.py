@@ -8,7 +8,8 @@ from typing import NamedTuple, TypeAlias
 
 from moco.analysis import summary
 from moco.analysis.configurations import Configuration, configurations
-from moco.analysis.records import Entry, is_number, look, state_counts
+from moco.analysis.numbers import is_number
+from moco.analysis.records import Entry, look, state_counts
 from moco.errors import UserError
 from moco.io import Json
 from moco.launch.halving import Halving, means, measured_at, measured_on, scores_at
@@ -193,16 +194,17 @@ def grids(runs: Sequence[Run]) -> tuple[list[Grid], list[str]]:
     kept = [entry for entry, _ in readable if entry.run in curves and entry.run.id not in without]
     if failed := sum(curves[entry.run].failed for entry in kept):
         notes.append(f"{failed} of {len(kept)} runs failed: their configurations count as last")
+    known = f" ({state_counts(states)})"
     if failed == len(kept):
-        known = f" ({state_counts(states)})" if states else ""
         raise UserError(
             f"none of these runs has finished with a kNN{known}: a replay needs runs that are trained to the end"
         )
     found, alone = _grids(configurations(kept), curves)
     if not found:
+        more = ", or train the paused points on (the same command without halving)" if State.PAUSED in others else ""
         raise UserError(
-            "a replay compares configurations, and there is one that has finished, as seeds of one rise together: name a "
-            "sweep over more"
+            f"a replay compares configurations, as seeds of one rise together, and there are no two that have finished{known}: "
+            f"name a sweep over more{more}"
         )
     return found, [*notes, *alone]
 

@@ -97,6 +97,7 @@ def test_nine_configurations_by_hand() -> None:
     assert len(one.orders) == 200
     assert one.keeps_best == 100 * statistics.fmean(order.regret == 0 for order in one.orders)
     assert one.shares[0] == one.share(waiting) and 0 < one.keeps_best < 100
+    assert one.shares[-1] > 40  # who is among the best of the first few goes on, too
 
 
 def test_seeds_are_ranked_by_their_mean_and_what_failed_is_last() -> None:
@@ -207,6 +208,13 @@ def test_ranks_by_epoch() -> None:
     assert {one.epoch: one.rung_of for one in found if one.rung_of} == {"1": [3], "3": [3], "4": [2]}
     pairs = [(first, last) for first, _, last in NINE]
     assert found[0].spearman == pytest.approx(spearmanr(*zip(*pairs)).statistic) and found[0].number == 9
+    lines = [
+        {k: v for k, v in line.items() if line["epoch"] not in (3, 5) or k != KNN.top1}
+        for line in curve(nine(*NINE[0])).lines
+    ]
+    made = grid([[Curve("0", 9, lines, False)], *([curve(nine(*scores))] for scores in NINE[1:])])
+    numbers = {one.epoch: one.number for one in agreements(made, [HALVING])}
+    assert numbers == {**{str(i): 9 for i in range(1, 9)}, "5": 8}  # at a rung the next one stands in
     long = grid([[curve([i + e / 100 for e in range(200)])] for i in range(4)])
     found = agreements(long, [Halving(3, 2)])
     assert len(found) <= 14 and {"22", "66"} <= {one.epoch for one in found} and found[-1].epoch == "199"
@@ -360,8 +368,11 @@ def test_nothing_to_compare_is_one_line(
     sweep: Callable[..., list[Run]], tmp_path: Path, base: Callable[..., Config]
 ) -> None:
     runs = sweep()
-    with pytest.raises(UserError, match="compares configurations, and there is one"):
+    with pytest.raises(UserError, match=r"there are no two that have finished \(1 done\): name a sweep over more$"):
         grids(runs[:1])
+    paused = write_paused(tmp_path / "other", base("data=digits", "epochs=9", "seed=1"), 3)
+    with pytest.raises(UserError, match=r"\(1 done, 1 paused\).*, or train the paused points on"):
+        grids([runs[0], Run(paused)])
     unfinished = write_run(tmp_path / "other", base("data=digits", "epochs=9"), epochs=4)
     with pytest.raises(UserError, match=r"none of these runs has finished with a kNN \(1 pending\)"):
         grids([Run(unfinished)])
