@@ -14,11 +14,12 @@ from common import ROOT, python
 from folders import point, write_paused, write_run, write_sweep
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from scipy.stats import spearmanr
 
 from moco.analysis.replay import Replay, agreements, arrive, rank_correlation, replay, wait
 from moco.analysis.replay_grid import Curve, Grid, Point, grids, possible
-from moco.analysis.replay_view import look
+from moco.analysis.replay_view import look, show
 from moco.config.schema import Config
 from moco.errors import UserError
 from moco.launch.budget import cost
@@ -382,6 +383,16 @@ def test_a_score_that_is_not_a_number_counts_as_a_failure(sweep: Callable[..., l
     runs = sweep(curves=[[math.nan, *nine(*NINE[0])[1:]], nine(*NINE[1]), nine(*NINE[2])])
     (made,), notes = grids(runs)
     assert notes == ["1 of 3 runs failed: their configurations count as last"] and made.best.label == "temperature=0.11"
+
+
+def test_tables_fit_a_terminal(sweep: Callable[..., list[Run]], capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = look(sweep(), [HALVING]).blocks
+    show(blocks, Console(width=60))
+    lines = capsys.readouterr().out.splitlines()
+    tables = [line for line in lines if not line or line[-1] not in ".:"]
+    assert max(map(len, tables)) <= 60 and "Not shown in 60 columns: epochs, time" in lines
+    assert any(line.split() == ["trained"] for line in lines)  # above "to": heads of several words are stacked
+    assert any(line.split() == "configuration epoch 1 epoch 3 epoch 9 to".split() for line in lines)
 
 
 def test_it_loads_no_torch(sweep: Callable[..., list[Run]], tmp_path: Path) -> None:
