@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from moco.analysis.configurations import AtRung, Configuration, in_order, scored
-from moco.analysis.records import is_number
+from moco.analysis.numbers import is_number
 from moco.analysis.statistics import Score
 from moco.io import Json
 from moco.protocols import KNN

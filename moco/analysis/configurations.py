@@ -5,7 +5,8 @@ import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from moco.analysis.records import Cost, Entry, Reached, cost, fold
+from moco.analysis.numbers import Reached
+from moco.analysis.records import Cost, Entry, cost, fold
 from moco.analysis.statistics import Score, spread
 from moco.io import Json
 from moco.protocols import KNN

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from moco.analysis import charts
-from moco.analysis.records import Entry, is_number, look
+from moco.analysis.numbers import is_number
+from moco.analysis.records import Entry, look
 from moco.config.schema import Tracking
 from moco.errors import UserError
 from moco.protocols import KNN, TABULATED

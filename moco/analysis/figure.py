@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from moco.analysis import charts
 from moco.analysis.configurations import configurations
-from moco.analysis.records import is_number, look
+from moco.analysis.numbers import is_number
+from moco.analysis.records import look
 from moco.errors import UserError
 from moco.protocols import KNN
 from moco.runs.run import Run

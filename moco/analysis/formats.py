@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from moco.analysis.records import Reached
+from moco.analysis.numbers import Reached
 from moco.analysis.statistics import Score
 from moco.analysis.table import ACCURACIES, MULTIPLY_ADDS, PARAMS, Cell, Row
 from moco.errors import UserError

@@ -1,17 +1,15 @@
 """What run folders hold, each run read once. Reads run folders and SLURM's queue alone; loads neither torch nor pydantic."""
 
-import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeGuard
+from typing import TYPE_CHECKING, NamedTuple
 
+from moco.analysis.numbers import Published, Reached, Result, Rung, is_number, lacking, published, result
 from moco.errors import UserError
 from moco.io import Json
 from moco.launch import slurm_client as slurm
-from moco.protocols import KNN, TABULATED, Protocol
 from moco.runs.lease import Damaged
 from moco.runs.run import Run
 from moco.runs.settings import Alike, Flat, alike_but_for_seed, identifying
@@ -22,94 +20,6 @@ if TYPE_CHECKING:
     import pandas
 
 NAMES = ("method.name", "model.name", "data.name")  # every configuration has them
-
-
-class Size(NamedTuple):
-    """Of a network: parameters, and multiply-adds of one image's forward pass."""
-
-    params: int
-    multiply_adds: int
-
-
-@dataclass(frozen=True)
-class Published:
-    """What a recipe's source reports, and the source's name. `scores`: top-1 and top-5 in percent by `recipe_key`."""
-
-    recipe: str
-    source: str
-    scores: dict[str, list[float | None]]
-
-    def top(self, protocol: Protocol) -> dict[int, float]:
-        """The accuracies that are reported by this protocol: {1: 89.1, 5: 99.6}."""
-        quoted = self.scores.get(protocol.recipe_key or "", [])
-        return {k: value for k, value in zip((1, 5), quoted) if value is not None}
-
-
-@dataclass(frozen=True)
-class Result:
-    """The numbers of a finished run.
-
-    Attributes:
-        metrics: the last value of each metric (knn/top1, train/loss ...); accuracies in percent.
-        best: kNN top-1 of the best epoch, in percent; never what counts.
-        whole: the size of backbone and projection head.
-        backbone: that of the backbone; None where there is no linear evaluation.
-        probes: what each linear evaluation used, by the choice of probe.
-        seconds: of training with its evaluations; None where unknown.
-        steps: of training; None where unknown.
-        at_chance: whether its kNN top-1 is what guessing gives.
-    """
-
-    metrics: dict[str, float]
-    best: float | None
-    whole: Size
-    backbone: Size | None
-    probes: dict[str, dict[str, Json]]
-    seconds: float | None
-    steps: float | None
-    at_chance: bool
-
-    def probe(self, protocol: Protocol) -> dict[str, Json]:
-        """What the linear evaluation by this protocol used."""
-        return self.probes.get(protocol.probe or "", {})
-
-    def size(self, protocol: Protocol) -> Size:
-        """The size of what this protocol scores: for linear evaluation the backbone with the classifier."""
-        if protocol.probe is None or self.backbone is None:
-            return self.whole
-        head = self.probe(protocol).get("params_classifier")  # a linear layer multiplies and adds once per parameter
-        weights = int(head) if is_number(head) else 0
-        return Size(self.backbone.params + weights, self.backbone.multiply_adds + weights)
-
-
-@dataclass(frozen=True)
-class Reached:
-    """The last epoch that a run has completed, of those of the whole run."""
-
-    epoch: int
-    epochs: int
-
-    def __str__(self) -> str:
-        return f"{self.epoch} of {self.epochs}"
-
-    @property
-    def share(self) -> float:
-        """Of the whole run."""
-        return self.epoch / self.epochs if self.epochs else 0.0
-
-
-class Rung(NamedTuple):
-    """Where a paused run stands.
-
-    Attributes:
-        reached: its epoch.
-        metrics: the newest value of each metric (knn/top1, train/loss ...); accuracies in percent.
-        why: the reason in words.
-    """
-
-    reached: Reached
-    metrics: dict[str, float]
-    why: str
 
 
 class Entry(NamedTuple):
@@ -137,57 +47,19 @@ def read(run: Run) -> Entry:
     except UserError as error:
         return _unusable(run, str(error))
     flat = identifying(config)
-    lacking = [key for key in NAMES if key not in flat]
+    absent = [key for key in NAMES if key not in flat]
     content = run.result
     if content is None and os.path.exists(f"{run.folder}/result.json"):
         return _unusable(run, f"{run.folder}/result.json cannot be read")
     if content is not None:
-        lacking += _lacking(content)
-    if lacking:
-        return _unusable(run, f"{run.folder} lacks {', '.join(lacking)}")
-    return Entry(run, flat, _published(config), None if content is None else _result(content), "")
+        absent += lacking(content)
+    if absent:
+        return _unusable(run, f"{run.folder} lacks {', '.join(absent)}")
+    return Entry(run, flat, published(config), None if content is None else result(content), "")
 
 
 def _unusable(run: Run, problem: str) -> Entry:
     return Entry(run, {}, None, None, problem)
-
-
-def _lacking(content: Mapping[str, Json]) -> list[str]:
-    """The numbers that a result should hold and does not."""
-    unlabelled = content.get(KNN.top1, "") is None  # see pretrain.scored
-    scored = [protocol for protocol in TABULATED if protocol.top1 in content and not (unlabelled and protocol == KNN)]
-    needed = [*([] if unlabelled else [KNN.top1]), "params", "multiply_adds"]
-    needed += [protocol.metric(5) for protocol in scored]
-    if any(protocol.probe for protocol in scored):
-        needed += ["params_backbone", "multiply_adds_backbone"]
-    needed += [protocol.top1 for protocol in scored]
-    return [key for key in dict.fromkeys(needed) if not is_number(content.get(key))]
-
-
-def _result(content: Mapping[str, Json]) -> Result:
-    """The content of a result.json that lacks nothing."""
-
-    def number(key: str) -> float | None:
-        value = content.get(key)
-        return value if is_number(value) else None
-
-    def size(suffix: str) -> Size | None:
-        params, multiply_adds = number(f"params{suffix}"), number(f"multiply_adds{suffix}")
-        return None if params is None or multiply_adds is None else Size(int(params), int(multiply_adds))
-
-    whole, best, probes = size(""), content.get("best"), content.get("probes")
-    assert whole is not None  # see _lacking
-    top = best.get(KNN.top1) if isinstance(best, dict) else None
-    return Result(
-        metrics={key: value for key, value in content.items() if "/" in key and is_number(value)},
-        best=top if is_number(top) else None,
-        whole=whole,
-        backbone=size("_backbone"),
-        probes={key: p for key, p in probes.items() if isinstance(p, dict)} if isinstance(probes, dict) else {},
-        seconds=number("seconds"),
-        steps=number("steps"),
-        at_chance=content.get("at_chance") is True,
-    )
 
 
 def placed(entry: Entry, state: State) -> Entry:
@@ -200,24 +72,6 @@ def placed(entry: Entry, state: State) -> Entry:
     metrics = {key: value for key, value in last.items() if "/" in key and is_number(value)}
     why = holder.why.removeprefix(f"paused at epoch {reached.epoch}, ") if holder else ""
     return entry._replace(rung=Rung(reached, metrics, why))
-
-
-def _published(config: Flat) -> Published | None:
-    """What the configuration's recipe quotes; None where it quotes nothing."""
-    source, note = config.get("recipe.source"), config.get("recipe.note")
-    if not source:
-        return None
-    scores: dict[str, list[float | None]] = {}
-    for protocol in TABULATED:
-        quoted = config.get(f"recipe.{protocol.recipe_key}")
-        if protocol.recipe_key and isinstance(quoted, list):
-            scores[protocol.recipe_key] = [value if is_number(value) else None for value in quoted]
-    return Published(str(config.get("recipe.name")), f"{source} ({note})" if note else str(source), scores)
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    """Whether it is a finite number; True and False are not."""
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def fold(entries: Iterable[Entry]) -> list[list[Entry]]:

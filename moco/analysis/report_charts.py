@@ -6,7 +6,7 @@ from typing import TypeAlias, TypedDict
 
 from moco.analysis import charts as shown
 from moco.analysis.configurations import Configuration, scored
-from moco.analysis.records import is_number
+from moco.analysis.numbers import is_number
 from moco.protocols import KNN, TABULATED
 from moco.runs.settings import plain, swept
 

@@ -6,7 +6,8 @@ from typing import NotRequired, TypeAlias, TypedDict
 
 from moco.analysis import charts
 from moco.analysis.configurations import Configuration, in_order
-from moco.analysis.records import is_number, state_counts
+from moco.analysis.numbers import is_number
+from moco.analysis.records import state_counts
 from moco.analysis.statistics import Score
 from moco.analysis.table import published
 from moco.protocols import KNN, TABULATED

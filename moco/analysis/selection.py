@@ -6,7 +6,7 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 
-from moco.analysis.records import Reached, is_number
+from moco.analysis.numbers import Reached, is_number
 from moco.analysis.statistics import Score
 from moco.analysis.table import ACCURACIES, EPOCH, Cell, Line, Row
 from moco.errors import UserError

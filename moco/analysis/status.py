@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moco.analysis.records import Entry, clock_note, is_number, placed, read, state_counts, states
+from moco.analysis.numbers import is_number
+from moco.analysis.records import Entry, clock_note, placed, read, state_counts, states
 from moco.analysis.terminal import GAP, Column, draw
 from moco.io import Json
 from moco.launch import slurm_client as slurm

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
+from moco.analysis.numbers import Reached, Result, Size
 from moco.analysis.recipes import follows
-from moco.analysis.records import Entry, Reached, Result, Size, clock_note, fold, placed, read, state_counts, states
+from moco.analysis.records import Entry, clock_note, fold, placed, read, state_counts, states
 from moco.analysis.statistics import Score, spread
 from moco.io import Json
 from moco.protocols import GUESSED, KNN, TABULATED, Protocol

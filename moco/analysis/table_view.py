@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from moco.analysis.formats import cell, heads
-from moco.analysis.records import Reached, is_number
+from moco.analysis.numbers import Reached, is_number
 from moco.analysis.statistics import Score
 from moco.analysis.table import EPOCH, MULTIPLY_ADDS, PARAMS, SETTINGS, Row, is_published
 from moco.analysis.terminal import Column, draw, fit

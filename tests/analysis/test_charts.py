@@ -8,7 +8,8 @@ from folders import write_paused
 
 from moco.analysis import charts
 from moco.analysis.configurations import AtRung, Configuration, configurations, in_order
-from moco.analysis.records import Reached, look, read
+from moco.analysis.numbers import Reached
+from moco.analysis.records import look, read
 from moco.analysis.statistics import Score
 from moco.runs.run import Run
 

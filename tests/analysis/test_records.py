@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from folders import SIZES, write_paused, write_sweep
 
-from moco.analysis.records import Reached, Size, fold, load, look, paused_note, read, states
+from moco.analysis.numbers import Reached, Size
+from moco.analysis.records import fold, load, look, paused_note, read, states
 from moco.errors import UserError
 from moco.launch.slurm_client import Queue
 from moco.protocols import KNN, LINEAR, LINEAR_CACHED

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from folders import write_paused
 
-from moco.analysis.records import Reached
+from moco.analysis.numbers import Reached
 from moco.analysis.selection import select
 from moco.analysis.statistics import Score, spread
 from moco.analysis.table import Row, is_published, lines
