@@ -63,12 +63,13 @@ def add_status(commands: Commands) -> None:
 
 def status(given: Given) -> None:
     from moco.analysis import status
+    from moco.analysis.standings import standings
     from moco.analysis.terminal import console
 
     if given.watch:
-        status.watch(lambda: status.standings(selected(given)), given.seconds, console())
+        status.watch(lambda: standings(selected(given)), given.seconds, console())
     else:
-        status.show(status.standings(selected(given)), console())
+        status.show(standings(selected(given)), console())
 
 
 def add_logs(commands: Commands) -> None:

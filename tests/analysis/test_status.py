@@ -22,9 +22,10 @@ from rich.console import Console
 
 from moco.__main__ import main
 from moco.analysis import status
-from moco.analysis.status import Standing, standings, text
+from moco.analysis.standings import Standing, standings
+from moco.analysis.status import text
 from moco.io import write_json
-from moco.launch import promotion
+from moco.launch import promotion, slurm_client
 from moco.launch.slurm_client import Queue, QueueEntry
 from moco.runs.lease import Holder, Place, born, machine
 from moco.runs.listing import all_runs
@@ -68,7 +69,7 @@ def runs(finish: Callable[..., Path]) -> list[Run]:
 
 def test_standings_are_what_the_folders_and_the_queue_say(runs: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:
     runs[3].note_job("12_3", "log", "slurm", "s")
-    monkeypatch.setattr(status.slurm, "queued", lambda runs: Queue({"12_3": QueueEntry("PENDING", "Resources")}))
+    monkeypatch.setattr(slurm_client, "queued", lambda runs: Queue({"12_3": QueueEntry("PENDING", "Resources")}))
     done, running, failed, queued = standings(runs)
     assert done == Standing(runs[0].id, State.DONE, "seed=0", 200, 200, done.loss, 81.0, 85.0)
     assert (running.state, running.epoch, running.epochs, running.loss) == (State.RUNNING, 31, 200, 6.5)
@@ -311,5 +312,5 @@ def test_watching_goes_on_while_somebody_decides_who_goes_on(paused: list[Run], 
     assert capsys.readouterr().out.count("Ctrl-C ends") == 2
     promotion.note(sweep, "17")
     for queue, undecided in ({"17": QueueEntry("PENDING", "Dependency")}, True), ({}, False):
-        monkeypatch.setattr(status.slurm, "queued", lambda runs, queue=queue: Queue(queue))
+        monkeypatch.setattr(slurm_client, "queued", lambda runs, queue=queue: Queue(queue))
         assert [s.undecided for s in standings(paused)] == [undecided, undecided, False]

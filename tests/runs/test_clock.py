@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from moco.analysis import status, table
+from moco.analysis import standings, status, table
 from moco.runs import clock, lease
 from moco.runs.run import Run
 from moco.runs.state import State
@@ -86,7 +86,7 @@ def test_it_is_said_and_watched_until_it_is_known(
     table.lines([run])
     assert NOTE in capsys.readouterr().err
     monkeypatch.setattr(clock, "_looks", {})
-    status.watch(lambda: status.standings([run]), 0.001, None)
+    status.watch(lambda: standings.standings([run]), 0.001, None)
     shown = capsys.readouterr().out.split("Ctrl-C ends\n")[1:]
     assert len(shown) > 2 and all(NOTE in text for text in shown[:-1]) and NOTE not in shown[-1]
     assert "1 killed" in shown[0]
