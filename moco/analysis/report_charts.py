@@ -1,142 +1,54 @@
 """The report's charts: plotly's traces and layouts as plain data. Imports no plotly: the page draws them."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeAlias, TypedDict
+from collections.abc import Iterable, Sequence
 
 from moco.analysis import charts as shown
 from moco.analysis.configurations import Configuration, scored
 from moco.analysis.numbers import is_number
+from moco.analysis.report_curves import curves
+from moco.analysis.report_traces import Axis, Chart, Trace, chart, grey, titled
 from moco.protocols import KNN, TABULATED
 from moco.runs.settings import plain, swept
 
 LABELLED = 8  # so many points are labelled in a scatter chart
 PIXELS = 110  # an axis of parallel coordinates needs so many
 
-Trace: TypeAlias = dict[str, object]
-Axis: TypeAlias = dict[str, object]
-
-
-class Chart(TypedDict):
-    """A chart of the page; `metric`: shown for that choice of metric, None for each; `wide`: its least width in pixels."""
-
-    title: str
-    note: str
-    metric: str | None
-    data: list[Trace]
-    layout: dict[str, Axis]
-    wide: int | None
-
 
 def charts(found: Sequence[Configuration]) -> list[Chart]:
     """All charts of these configurations. Paused ones are marked in curves and heat map, and left out of the others."""
     learning = shown.learning(found)
     made = [
-        _curves(learning, KNN.top1, f"{KNN.title} top-1 over the epochs", f"{KNN.title} top-1 (%)"),
-        _curves(learning, "train/loss", "Training loss over the epochs", "loss"),
+        curves(learning, KNN.top1, f"{KNN.title} top-1 over the epochs", f"{KNN.title} top-1 (%)"),
+        curves(learning, "train/loss", "Training loss over the epochs", "loss"),
     ]
     paused = any(c.at_rung for c in found)
     for protocol in TABULATED:
         metric, label = protocol.top1, f"{protocol.title} top-1"
         if scored(found, metric):
-            own = [_against(panel, label) for panel in shown.panels(found, metric)]
-            own += [_parallel(found, metric, label), *_costs(found, metric, label)]
-            own = [_of_finished(chart) if chart and paused else chart for chart in own]
-            own.insert(len(own) - 3, _heat(found, metric, label))
-            made += [{**chart, "metric": label} for chart in own if chart]
-    return [chart for chart in made if chart]
+            panels = [_against(panel, label) for panel in shown.panels(found, metric)]
+            others = [_parallel(found, metric, label), *_costs(found, metric, label)]
+            own = [*_of_finished(panels, paused), _heat(found, metric, label), *_of_finished(others, paused)]
+            made += [{**one, "metric": label} for one in own if one]
+    return [one for one in made if one]
 
 
-def _of_finished(chart: Chart) -> Chart:
-    """The chart with the note that paused runs are not in it."""
-    return {**chart, "note": "; ".join(filter(None, [chart["note"], "finished runs alone"]))}
-
-
-def _chart(title: str, traces: list[Trace], x: Axis, y: Axis, note: str = "", wide: int | None = None) -> Chart:
-    layout = {"xaxis": x, "yaxis": y}
-    return {"title": title, "note": note, "metric": None, "data": traces, "layout": layout, "wide": wide}
-
-
-def _axis(text: str, **more: object) -> Axis:
-    return {"title": {"text": text}, **more}
-
-
-def _grey(lines: Iterable[tuple[Sequence[shown.Place], Sequence[float]]]) -> list[Trace]:
-    """One trace for many thin lines, with a gap between each two; none where there are no lines."""
-    x: list[shown.Place | None] = []
-    y: list[float | None] = []
-    for xs, ys in lines:
-        x += [*xs, None]
-        y += [*ys, None]
-    line = {"color": "--grey", "width": 1}
-    trace: Trace = {"x": x, "y": y, "mode": "lines", "line": line, "hoverinfo": "skip", "showlegend": False}
-    return [trace] if x else []
-
-
-def _curves(learning: Sequence[shown.Learning], metric: str, title: str, label: str) -> Chart | None:
-    """One line per run, with an open circle where it is paused; if configurations are many, the best few in colour."""
-    traces: list[Trace] = []
-    grey: list[tuple[list[float], list[float]]] = []
-    marks: dict[str, list[tuple[float, float, str]]] = {}
-    for name, colour, runs in learning:
-        drawn = [(curve, run.paused) for run in runs if (curve := shown.curve(run.lines, metric, colour))[0]]
-        curves = [curve for curve, _ in drawn]
-        ends = [(x[-1], y[-1], name) for (x, y), paused in drawn if paused]
-        if ends:
-            marks.setdefault("--grey" if colour is None else f"--c{colour}", []).extend(ends)
-        if colour is None:
-            grey += curves
-            continue
-        for i, (x, y) in enumerate(curves):
-            traces.append(
-                {
-                    "x": x,
-                    "y": y,
-                    "name": name,
-                    "showlegend": i == 0,
-                    "mode": "lines+markers" if len(x) < 15 else "lines",
-                    "line": {"color": f"--c{colour}", "width": 2 if len(curves) == 1 else 1.3},
-                    "marker": {"color": f"--c{colour}", "size": 5},
-                }
-            )
-    if not traces and not grey:
-        return None
-    best = f"best {shown.BEST}: finished ones by kNN, then the latest paused" if marks else f"best {shown.BEST} by kNN"
-    note = f"In colour the {best}; in grey {len(grey)} runs of the others" if grey else ""
-    return _chart(title, _grey(grey) + traces + _ends(marks), _axis("epoch"), _axis(label), note)
-
-
-def _ends(marks: Mapping[str, Sequence[tuple[float, float, str]]]) -> list[Trace]:
-    """Open circles where curves of paused runs end, by colour, grey ones lowest; the first stands for all in the legend."""
-    traces: list[Trace] = []
-    for colour in sorted(marks, key=lambda colour: colour != "--grey"):
-        x, y, labels = zip(*marks[colour])
-        traces.append(
-            {
-                "x": x,
-                "y": y,
-                "text": labels,
-                "name": "paused here",
-                "showlegend": not traces,
-                "mode": "markers",
-                "marker": {"color": colour, "symbol": "circle-open", "size": 10, "line": {"width": 2}},
-                "hovertemplate": "%{text}<br>paused at epoch %{x}: %{y:.2f}<extra></extra>",
-                "cliponaxis": False,
-            }
-        )
-    return traces
+def _of_finished(made: Iterable[Chart | None], paused: bool) -> list[Chart]:
+    """The charts, where there are paused runs with the note that these are not in them."""
+    note = "finished runs alone" if paused else ""
+    return [{**one, "note": "; ".join(filter(None, [one["note"], note]))} for one in made if one]
 
 
 def _against(panel: shown.Panel, label: str) -> Chart | None:
     """A metric against a setting, with error bars over seeds."""
     lines = shown.coloured(panel.lines)
-    grey = _grey((line.x, line.y) for line, number in lines if number is None)
+    dull = grey((line.x, line.y) for line, number in lines if number is None)
     traces = [_line(line, panel, f"--c{number}") for line, number in lines if number is not None]
     notes = [] if panel.alone else ["All configurations: the setting hardly ever varies alone"]
     if any(_has_bars(line) for line in panel.lines):
         notes.append("bars: one standard deviation over seeds")
     name = shown.name(panel.key)
-    return _chart(f"{label} against {name}", grey + traces, _setting(panel), _axis(f"{label} (%)"), "; ".join(notes))
+    return chart(f"{label} against {name}", dull + traces, _setting(panel), titled(f"{label} (%)"), "; ".join(notes))
 
 
 def _has_bars(line: shown.Line) -> bool:
@@ -163,7 +75,7 @@ def _line(line: shown.Line, panel: shown.Panel, colour: str) -> Trace:
 
 def _setting(panel: shown.Panel) -> Axis:
     """The axis of a panel's setting."""
-    axis = _axis(shown.name(panel.key), type=panel.axis)
+    axis = titled(shown.name(panel.key), type=panel.axis)
     places = panel.places
     if panel.axis == "category":
         return axis | {"categoryorder": "array", "categoryarray": panel.words}
@@ -202,26 +114,25 @@ def _heat(found: Sequence[Configuration], metric: str, label: str) -> Chart | No
     ]
     paused = any(at for row in grid.rungs for at in row)
     if paused:
-        texts = [
-            [f"{at.score.mean:.2f}<br>at epoch {at.reached.epoch}" if at else "" for at in row] for row in grid.rungs
-        ]
-        traces.append(
-            {
-                **common,
-                "z": [[None if at is None else 0 for at in row] for row in grid.rungs],
-                "text": texts,
-                "textfont": {"color": "--soft"},
-                "colorscale": "uncoloured",
-                "showscale": False,
-                "hovertemplate": f"{where}paused: %{{text}}<extra></extra>",
-            }
-        )
-    x, y = (_axis(text, type="category", showgrid=False) for text in (x_name, y_name))
+        traces.append(common | _rungs(grid) | {"hovertemplate": f"{where}paused: %{{text}}<extra></extra>"})
+    x, y = (titled(text, type="category", showgrid=False) for text in (x_name, y_name))
     # Both axes have all values in their order, whichever of the traces holds them.
     x |= {"categoryorder": "array", "categoryarray": common["x"]}
     y |= {"categoryorder": "array", "categoryarray": common["y"]}
     note = "Grey: paused, with the value at that epoch, which is not compared" if paused else ""
-    return _chart(f"{label} by {x_name} and {y_name}", traces, x, y, note)
+    return chart(f"{label} by {x_name} and {y_name}", traces, x, y, note)
+
+
+def _rungs(grid: shown.Heat) -> Trace:
+    """What is special to the cells of paused runs."""
+    texts = [[f"{at.score.mean:.2f}<br>at epoch {at.reached.epoch}" if at else "" for at in row] for row in grid.rungs]
+    return {
+        "z": [[None if at is None else 0 for at in row] for row in grid.rungs],
+        "text": texts,
+        "textfont": {"color": "--soft"},
+        "colorscale": "uncoloured",
+        "showscale": False,
+    }
 
 
 def _parallel(found: Sequence[Configuration], metric: str, label: str) -> Chart | None:
@@ -236,7 +147,7 @@ def _parallel(found: Sequence[Configuration], metric: str, label: str) -> Chart 
     line = {"color": means, "colorscale": "sequential", "showscale": False}
     trace: Trace = {"type": "parcoords", "dimensions": dimensions, "line": line}
     note = "Drag along an axis to keep the lines that pass there; the best in the strongest colour"
-    return _chart("All settings together", [trace], {}, {}, note, PIXELS * len(dimensions))
+    return chart("All settings together", [trace], {}, {}, note, PIXELS * len(dimensions))
 
 
 def _dimension(key: str, values: Sequence[object]) -> Axis:
@@ -288,4 +199,4 @@ def _cost(points: Sequence[tuple[float | None, float, str]], title: str, name: s
         "hovertemplate": "%{text}<br>%{x:.4g}, %{y:.2f} %<extra></extra>",
     }
     kind = "log" if max(xs) >= 10 * min(xs) else "linear"
-    return _chart(title, [trace], _axis(name, type=kind), _axis(f"{label} (%)"))
+    return chart(title, [trace], titled(name, type=kind), titled(f"{label} (%)"))
