@@ -92,7 +92,7 @@ def test_what_is_refused_takes_back_the_order_to_begin_again(
     tmp_path: Path, tiny: Tiny, finish: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Refusing:
-        def begin(self, start: Sequence[Task], waiting: Sequence[Task]) -> None:
+        def begin(self, start: Sequence[Task], waiting: Sequence[Task], paused: Sequence[Task]) -> None:
             assert [task.state() for task in start] == ["pending"] * 3
             raise UserError("sbatch refused")
 
@@ -233,8 +233,8 @@ def test_a_job_reads_the_frozen_configuration_and_does_all_that_is_asked(
     job = pickle.loads(pickle.dumps(task.job(Place("s", task.varies, slot="4.0"), gpu="4")))
     assert len(pickle.dumps(job)) < 3000  # the configuration is not carried along
     job()
-    [(config, run, place, evaluations)] = seen
-    assert config == task.config and run.folder == task.run.folder and evaluations == task.evaluations
+    [(config, run, place, evaluations, rungs)] = seen
+    assert config == task.config and run.folder == task.run.folder and evaluations == task.evaluations and rungs is None
     assert place == Place("s", "m=64", "local", "77", "4.0", "4")
     seen.clear()
     replace(task, config=None).job(Place("s"))()

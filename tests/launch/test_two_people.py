@@ -98,7 +98,7 @@ def test_the_points_beside_it_are_started(cwd: Path, monkeypatch: pytest.MonkeyP
     started: list[Task] = []
 
     class Launcher:
-        def begin(self, start: Sequence[Task], waiting: Sequence[Task]) -> None:
+        def begin(self, start: Sequence[Task], waiting: Sequence[Task], paused: Sequence[Task]) -> None:
             started.extend(start)
 
         def finish(self) -> dict[Path, State]:
