@@ -1,4 +1,4 @@
-"""python -m moco, moco: train, linear-eval, status, logs, cancel, table, replay, plot, report, sync, dashboard, export."""
+"""python -m moco, moco: the commands that COMMANDS lists."""
 
 import argparse
 import dataclasses
@@ -64,7 +64,7 @@ def add_status(commands: Commands) -> None:
 def status(given: Given) -> None:
     from moco.analysis import status
     from moco.analysis.standings import standings
-    from moco.analysis.terminal import console
+    from moco.terminal import console
 
     if given.watch:
         status.watch(lambda: standings(selected(given)), given.seconds, console())
@@ -129,7 +129,7 @@ def add_table(commands: Commands) -> None:
 def table(given: Given) -> None:
     from moco.analysis import selection, table_view
     from moco.analysis.table import lines
-    from moco.analysis.terminal import console
+    from moco.terminal import console
 
     columns = [name.strip() for name in given.columns.split(",") if name.strip()]
     rows = selection.select(lines(selected(given), given.paused), given.where, given.sort, columns)
@@ -163,7 +163,7 @@ def add_replay(commands: Commands) -> None:
 
 def replay(given: Given) -> None:
     from moco.analysis import replay_view
-    from moco.analysis.terminal import console
+    from moco.terminal import console
     from moco.launch.halving import Halving
 
     if min(given.halving) < 2:
@@ -210,6 +210,66 @@ def report(given: Given) -> None:
     selected(given)
     written(given.out, lambda: answer.extend(write(given.runs_dir, given.names, given.out)))
     print("\n".join([*answer, f"{given.out} holds the table and the charts"]))
+
+
+def add_views(commands: Commands) -> None:
+    one = commands.add_parser(
+        "views",
+        help="a picture of training images beside random views of them, with what was drawn for each",
+        description="Writes a PNG: some training images, chosen by the seed, each beside views as the network sees them "
+        "(less the normalisation), with the crop's box, flip, colours and blur that were drawn.",
+    )
+    one.add_argument(
+        "words",
+        nargs="*",
+        metavar="key=value",
+        help="settings as for train, or the id or folder of a run (and data.root=...)",
+    )
+    one.add_argument("-o", "--out", type=Path, default=Path("views.png"), help="the file (default: views.png)")
+    one.set_defaults(call=views)
+
+
+def views(given: Given) -> None:
+    from moco.analysis import views
+
+    if is_name(given.words):
+        run, changed = named(given, ("data.root",))
+        images = views.of_run(run, changed.get("data.root"))
+    else:
+        from moco import entry
+
+        config = entry.typed(given.words)
+        from moco.training.components import Images  # torch, which words that are wrong need not wait for
+
+        images = Images(config)
+    said: list[str] = []
+    written(given.out, lambda: said.append(views.write(images, given.out)))
+    print("\n".join(said))
+
+
+def is_name(words: Sequence[str]) -> bool:
+    """Whether the first of the words names a run, and is no setting."""
+    return bool(words) and "=" not in words[0] and not words[0].startswith(("+", "~"))
+
+
+def named(given: Given, keys: Sequence[str]) -> tuple[Run, dict[str, str]]:
+    """The run that the first word names, and what the others set.
+
+    Raises:
+        UserError: there is no such run, or a word is not one of these keys with a value.
+    """
+    from moco.config.check import unknown_key
+
+    name, *words = given.words
+    changed = dict[str, str]()
+    for word in words:
+        key, sign, value = word.partition("=")
+        if not sign or not value:
+            raise UserError(f"{word} is not written as key=value")
+        if key not in keys:
+            raise UserError(f"{unknown_key(key, keys)} (beside a run's id)")
+        changed[key] = os.path.abspath(os.path.expanduser(value)) if key == "data.root" else value
+    return find(given.runs_dir, name), changed
 
 
 def add_sync(commands: Commands) -> None:
@@ -303,6 +363,7 @@ COMMANDS = (
     add_replay,
     add_plot,
     add_report,
+    add_views,
     add_sync,
     add_dashboard,
     add_export,
@@ -321,6 +382,17 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def parse(words: Sequence[str]) -> Given:
+    """What the words say; settings may stand before and after options, which argparse does not take by itself."""
+    top = parser()
+    given, rest = top.parse_known_args(words)
+    if rest and (not hasattr(given, "words") or any(word.startswith("-") for word in rest)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        given.words += rest
+    return given
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Runs the command that these words name, by default those of the command line; returns the exit code."""
     words = list(sys.argv[1:] if words is None else words)
@@ -330,7 +402,7 @@ def main(words: Sequence[str] | None = None) -> int:
         at = words.index("--sort")
         words[at : at + 2] = [f"--sort={words[at + 1]}"]
     try:
-        given = parser().parse_args(words)
+        given = parse(words)
         gc.set_threshold(100_000)  # thousands of runs are many small objects and no cycles
         given.call(given)
     except UserError as error:

@@ -3,16 +3,17 @@
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from moco.config.check import added_where_a_choice_has_it, check, check_linear_eval, check_words, typed_keys
-from moco.config.compose import flags_first, parsed, resolved, show_help
+from moco.config.compose import composed, flags_first, parsed, resolved, show_help
 from moco.config.help import register_help
 from moco.config.places import CONF
 from moco.config.refusals import refusing, refusing_all
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from moco.launch.options import LauncherOptions
 
 T = TypeVar("T")
+NO_SETTINGS = ("hydra", "sweeps")  # words for launchers and sweepers
 
 
 def train() -> None:
@@ -36,6 +38,23 @@ def train() -> None:
 def linear_eval() -> None:
     """Linear evaluation of one run, or of each run of a sweep, as the command line says."""
     _start("linear_eval", LinearEval, _linear_eval)
+
+
+def typed(words: Sequence[str]) -> Config:
+    """The configuration that train.py gets from these words, checked as it checks them, for commands that do not train.
+
+    Raises:
+        UserError: as train.py says it, a line for each word that is wrong; or a word is for launchers and sweeps alone.
+    """
+    check_words(words)
+    with refusing():
+        parse = OverridesParser.create().parse_override
+        for word in words:
+            if parse(word).is_sweep_override():
+                raise UserError(f"{word} holds several values: give one, or write [...] for a list")
+            if word.lstrip("+~").startswith(NO_SETTINGS):
+                raise UserError(f"{word} has no effect where nothing is trained: leave it out")
+        return check(composed([added_where_a_choice_has_it(word) for word in words]), typed_keys(words))
 
 
 def _start(name: str, schema: type[Config] | type[LinearEval], main: Callable[[], object]) -> None:
@@ -62,21 +81,21 @@ def _prepared(name: str, schema: type[Config] | type[LinearEval], main: Callable
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
-def _train(composed: DictConfig) -> float | None:
+def _train(config: DictConfig) -> float | None:
     """Returns the kNN top-1 in percent, the sweeper's objective."""
-    return run_or_exit(lambda: _train_or_launch(_plain(composed)))
+    return run_or_exit(lambda: _train_or_launch(_plain(config)))
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="linear_eval")
-def _linear_eval(composed: DictConfig) -> float | None:
+def _linear_eval(config: DictConfig) -> float | None:
     """Returns the linear top-1 in percent of the one run."""
-    return run_or_exit(lambda: _evaluate(_plain(composed)))
+    return run_or_exit(lambda: _evaluate(_plain(config)))
 
 
-def _plain(composed: DictConfig) -> dict[str, Json]:
+def _plain(config: DictConfig) -> dict[str, Json]:
     """What was composed as plain data."""
     with refusing():
-        return resolved(composed)
+        return resolved(config)
 
 
 def _train_or_launch(values: dict[str, Json]) -> float | None:

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from moco.augment.notes import Note, unnoted
 
-def gaussian_blur(x: Tensor, sigma: Sequence[float]) -> Tensor:
+
+def gaussian_blur(x: Tensor, sigma: Sequence[float], note: Note = unnoted) -> Tensor:
     """Blurs each square image [B, 3, size, size] with a standard deviation of its own, uniform in `sigma`, in pixels.
 
     The kernel is about a tenth of the side long (SimCLR, arXiv 2002.05709, appendix A). It is separable, so blurring is two
@@ -15,6 +17,7 @@ def gaussian_blur(x: Tensor, sigma: Sequence[float]) -> Tensor:
     n, size = len(x), x.shape[-1]
     radius = max(1, round(0.1 * size) // 2)
     s = torch.empty(n, 1, device=x.device).uniform_(*sigma)
+    note("sigma", s)
     offsets = torch.arange(-radius, radius + 1, device=x.device)
     kernel = torch.softmax(-(offsets**2) / (2 * s**2), 1)  # [B, 2 radius + 1]
     source = (torch.arange(size, device=x.device).view(-1, 1) + offsets).abs()  # reflected at 0

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from moco.augment.constants import constant
+from moco.augment.notes import Note, unnoted
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, by which PIL and torchvision convert to gray
 
@@ -16,7 +17,7 @@ def luma(x: Tensor) -> Tensor:
     return (LUMA[0] * r).add_(g, alpha=LUMA[1]).add_(b, alpha=LUMA[2])
 
 
-def color_jitter(x: Tensor, strength: Sequence[float], p: float) -> Tensor:
+def color_jitter(x: Tensor, strength: Sequence[float], p: float, note: Note = unnoted) -> Tensor:
     """torchvision's ColorJitter on pixels [B, 3, H, W] in [0, 1]; each image has its own factors and order of the four.
 
     Brightness, contrast and saturation each mix the image with a base (black, its mean gray, its gray) by a factor and then
@@ -34,6 +35,7 @@ def color_jitter(x: Tensor, strength: Sequence[float], p: float) -> Tensor:
     low, span = constant(tuple(a for a, _ in ranges), device), constant(tuple(b - a for a, b in ranges), device)
     neutral = constant((1.0, 1.0, 1.0, 0.0), device)
     factors = torch.where(applied, torch.rand(n, 4, device=device).mul_(span).add_(low), neutral)  # [n, 4]
+    note("jitter", applied), note("factors", factors)
     order = torch.rand(n, 3, device=device).argsort(1)  # [n, 3], of brightness 0, contrast 1 and saturation 2
     hue_turn = torch.randint(4, (n, 1), device=device)  # how many of these come before hue
     turn = torch.arange(3, device=device)

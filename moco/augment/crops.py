@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from moco.augment.constants import constant
+from moco.augment.notes import Note, unnoted
 
 
 class Boxes(NamedTuple):
@@ -62,13 +63,14 @@ def resize_weights(start: Tensor, length: Tensor, size: int, source: int) -> Ten
     return weight.div_(weight.sum(-1, keepdim=True))
 
 
-def crop_resize(images: Tensor, boxes: Boxes, size: int, flip: float) -> Tensor:
+def crop_resize(images: Tensor, boxes: Boxes, size: int, flip: float, note: Note = unnoted) -> Tensor:
     """Crops each image to its box, resizes it to size x size and flips it with probability `flip`.
 
     uint8 [B, 3, H, W] -> float32 [B, 3, size, size] in [0, 1]
     """
     top, left, height, width = boxes
     flipped = torch.rand(len(images), device=images.device) < flip
+    note("flip", flipped)
     rows = resize_weights(top, height, size, images.shape[-2]).div_(255)  # [B, size, H]
     left, width = torch.where(flipped, left + width, left), torch.where(flipped, -width, width)
     columns = resize_weights(left, width, size, images.shape[-1])  # [B, size, W]

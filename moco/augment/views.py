@@ -16,6 +16,7 @@ from moco.augment.blur import gaussian_blur
 from moco.augment.colours import color_jitter, luma
 from moco.augment.constants import constant
 from moco.augment.crops import crop_boxes, crop_resize
+from moco.augment.notes import Draw, Note, Notebook, unnoted
 
 CPU_CHUNK = 128  # images at a time on a CPU: more would not fit into its caches, fewer would spend the time on calls
 
@@ -58,25 +59,35 @@ class Augment:
 
     def __call__(self, images: Tensor) -> Tensor:
         """One view: uint8 [B, 3, H, W] -> normalised float32 [B, 3, size, size], channels_last."""
+        return self._views(images, unnoted)
+
+    def drawn(self, images: Tensor) -> tuple[Tensor, list[Draw]]:
+        """The view that __call__ would give, and what was drawn for each image."""
+        notes = Notebook()
+        return self._views(images, notes), notes.draws()
+
+    def _views(self, images: Tensor, note: Note) -> Tensor:
         chunk = CPU_CHUNK if images.device.type == "cpu" else len(images)
         size = self.size or images.shape[-1]
         views = torch.empty(len(images), 3, size, size, device=images.device, memory_format=torch.channels_last)
         for part, view in zip(torch.split(images, chunk), torch.split(views, chunk)):
-            view.copy_(self._view(part, size))
+            view.copy_(self._view(part, size, note))
         return views
 
-    def _view(self, images: Tensor, size: int) -> Tensor:
-        """One chunk of __call__."""
+    def _view(self, images: Tensor, size: int, note: Note) -> Tensor:
+        """One chunk of _views."""
         boxes = crop_boxes(len(images), self.crop, images.shape[-2:], images.device)
-        x = crop_resize(images, boxes, size, self.flip)
+        for name, value in boxes._asdict().items():
+            note(name, value)
+        x = crop_resize(images, boxes, size, self.flip, note)
         if any(self.jitter) and self.jitter_p:
-            x = color_jitter(x, self.jitter, self.jitter_p)
+            x = color_jitter(x, self.jitter, self.jitter_p, note)
         if self.gray:
-            x = torch.lerp(x, luma(x), chance(x, self.gray))
+            x = torch.lerp(x, luma(x), chance(x, self.gray, "gray", note))
         if self.blur:
-            x = torch.lerp(x, gaussian_blur(x, self.blur_sigma), chance(x, self.blur))
+            x = torch.lerp(x, gaussian_blur(x, self.blur_sigma, note), chance(x, self.blur, "blur", note))
         if self.solarize:
-            x = torch.lerp(x, torch.minimum(x, 1 - x), chance(x, self.solarize))
+            x = torch.lerp(x, torch.minimum(x, 1 - x), chance(x, self.solarize, "solarize", note))
         return self._normalize(x)
 
     def clean(self, images: Tensor) -> Tensor:
@@ -96,9 +107,11 @@ class Augment:
         return torch.sub(x, mean).mul_(scale)
 
 
-def chance(x: Tensor, p: float) -> Tensor:
-    """1 with probability p, otherwise 0, for each image of x [B, ...] -> float [B, 1, 1, 1].
+def chance(x: Tensor, p: float, name: str, note: Note = unnoted) -> Tensor:
+    """1 with probability p, otherwise 0, for each image of x [B, ...] -> float [B, 1, 1, 1], noted by this name.
 
     These are weights for torch.lerp, which is exact at 0 and 1; on a CPU torch.where takes four to thirty times as long.
     """
-    return (torch.rand(len(x), 1, 1, 1, device=x.device) < p).float()
+    chosen = (torch.rand(len(x), 1, 1, 1, device=x.device) < p).float()
+    note(name, chosen)
+    return chosen

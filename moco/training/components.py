@@ -31,51 +31,25 @@ class Views(Protocol):
     def clean(self, images: Tensor) -> Tensor: ...
 
 
-class Components:
-    """Data on the device, backbone, views and precision.
+class Images:
+    """Data, on the CPU at first, and its views.
 
     Attributes:
-        encoder: images [B, 3, H, W] -> features [B, D], weights drawn by the seed, on the CPU. It has seen two images of
-            each kind: views of training, of evaluation and of linear evaluation.
         data_described: what the run keeps of its data.
 
-    Args:
-        pretrained: whether the backbone gets the weights that model.pretrained asks for.
-
     Raises:
-        UserError: there is no such device, data set or architecture, or they do not fit each other or the memory.
+        UserError: there is no such data set, it lacks images, or it does not fit the memory.
     """
 
-    def __init__(self, config: Config, device: str, *, pretrained: bool = True):
-        self.config, self.device = config, choose_device(device)
+    def __init__(self, config: Config):
+        self.config = config
         with memory.allocating(f"data={config.data.name}"):
             data: Dataset = instantiate(config.data)
         self.data_described = described(data)
         if config.data.validation:
             data = data.hold_out(config.data.validation)
         _check_images(config, data)
-        side = data.train_images.shape[-1]
-        memory.refuse(memory.views_and_backbone(config, side), self.device)
-        torch.manual_seed(config.seed)
-        with memory.allocating(f"model={config.model.name}"):
-            self.encoder: nn.Module = channels_last(
-                instantiate(config.model if pretrained else config.model.unweighted())
-            )
-        self.data = data.to(self.device)
-        self.bf16 = choose_bf16(config.precision, self.device)
-        try_backbone(self.encoder, config.model.name, self._samples(data.train_images[:2]))
-        if self.device.type == "cpu":
-            if said := guard_convolutions(self.encoder, config.augment.size or side, bf16=self.bf16):
-                print(f"model={config.model.name}: {said}", file=sys.stderr, flush=True)
-
-    def _samples(self, images: Tensor) -> dict[str, Tensor]:
-        """Of uint8 images on the CPU each kind of view that the backbone is to take."""
-        views = self.views()
-        return {
-            "training views (augment.size)": views(images),
-            "images of evaluation (augment.eval_size)": views.clean(images),
-            "views of linear evaluation (augment.eval_size)": self.probe_views()(images),
-        }
+        self.data = data
 
     @functools.cached_property
     def moments(self) -> tuple[list[float], list[float]]:
@@ -98,6 +72,48 @@ class Components:
         """
         size = self.config.augment.eval_size
         return self.views(size=size, crop=[0.08, 1.0], flip=0.5, jitter=[0.0] * 4, gray=0.0, blur=0.0, solarize=0.0)
+
+
+class Components(Images):
+    """Data on the device, backbone, views and precision.
+
+    Attributes:
+        encoder: images [B, 3, H, W] -> features [B, D], weights drawn by the seed, on the CPU. It has seen two images of
+            each kind: views of training, of evaluation and of linear evaluation.
+
+    Args:
+        pretrained: whether the backbone gets the weights that model.pretrained asks for.
+
+    Raises:
+        UserError: there is no such device, data set or architecture, or they do not fit each other or the memory.
+    """
+
+    def __init__(self, config: Config, device: str, *, pretrained: bool = True):
+        self.device = choose_device(device)
+        super().__init__(config)
+        data = self.data
+        side = data.train_images.shape[-1]
+        memory.refuse(memory.views_and_backbone(config, side), self.device)
+        torch.manual_seed(config.seed)
+        with memory.allocating(f"model={config.model.name}"):
+            self.encoder: nn.Module = channels_last(
+                instantiate(config.model if pretrained else config.model.unweighted())
+            )
+        self.data = data.to(self.device)
+        self.bf16 = choose_bf16(config.precision, self.device)
+        try_backbone(self.encoder, config.model.name, self._samples(data.train_images[:2]))
+        if self.device.type == "cpu":
+            if said := guard_convolutions(self.encoder, config.augment.size or side, bf16=self.bf16):
+                print(f"model={config.model.name}: {said}", file=sys.stderr, flush=True)
+
+    def _samples(self, images: Tensor) -> dict[str, Tensor]:
+        """Of uint8 images on the CPU each kind of view that the backbone is to take."""
+        views = self.views()
+        return {
+            "training views (augment.size)": views(images),
+            "images of evaluation (augment.eval_size)": views.clean(images),
+            "views of linear evaluation (augment.eval_size)": self.probe_views()(images),
+        }
 
     def autocast(self) -> torch.autocast:
         """The context that forward passes are computed in."""

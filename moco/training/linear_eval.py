@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moco.config.schema import Config, LinearEval
+from moco.config.schema import LinearEval
 from moco.errors import UserError
 from moco.io import Json
 from moco.output import stand
@@ -16,7 +16,7 @@ from moco.runs.settings import other_settings
 from moco.tracking.tracker import open_tracker
 from moco.training.pretrain import look, now, number, scored, summary
 from moco.training.progress import SHOW_EVERY, Progress
-from moco.training.same_data import check_images
+from moco.training.same_data import WHERE, check_images, moved
 
 if TYPE_CHECKING:
     from moco.evaluation.accuracy import Accuracy
@@ -72,8 +72,8 @@ def _evaluate(run: Run, asked: LinearEval, place: Place, protocol: Protocol, rer
     with Signals() as signals:
         with signals.preparing():
             stand(run.folder)
-            parts = Components(_moved(config, asked.data.root), asked.device, pretrained=False)
-            check_images(run, parts.data_described, "give data.root=<where they are>")
+            parts = Components(moved(run, asked.data.root), asked.device, pretrained=False)
+            check_images(run, parts.data_described, WHERE)
             load_encoder(run, parts.encoder).to(parts.device)
         with run.lease("linear_eval", str(parts.device), place, lambda: signals.received) as lease:
             result = run.result or {}  # another process may have added to it meanwhile
@@ -92,11 +92,6 @@ def _evaluate(run: Run, asked: LinearEval, place: Place, protocol: Protocol, rer
                 _add(result, protocol, scores, _described(asked, parts))
                 run.write_result(result)
                 return result
-
-
-def _moved(config: Config, root: str | None) -> Config:
-    """The configuration with another data.root, where one is given."""
-    return config.model_copy(update={"data": config.data.model_copy(update={"root": root})}) if root else config
 
 
 def _described(asked: LinearEval, parts: "Components") -> dict[str, Json]:

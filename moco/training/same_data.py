@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 IMAGE_FOLDER = "moco.data.load_image_folder"
 RECORD = "data.json"
+WHERE = "give data.root=<where they are>"
 
 
 def described(data: "Dataset") -> dict[str, Json]:
@@ -41,6 +42,20 @@ def check_images(run: Run, now: dict[str, Json], remedy: str = "") -> None:
     then = read_mapping(run.folder / RECORD)
     if then and then.get("fingerprint") != now["fingerprint"]:
         raise _other(run, _difference(then, now), remedy)
+
+
+def moved(run: Run, root: str | None) -> Config:
+    """The run's configuration, with the data.root where its images are now, if one is given.
+
+    Raises:
+        UserError: config.json cannot be used, or the images are files of the user's and their folder is not there.
+    """
+    config = run.config
+    if root:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"root": root})})
+    if config.data.target == IMAGE_FOLDER and config.data.root and not os.path.isdir(config.data.root):
+        raise UserError(f"{config.data.root}, where the images of {run.folder} should be, is not there: {WHERE}")
+    return config
 
 
 Looked: TypeAlias = dict[str | None, Files | UserError | None]  # what was found under each root, see _files

@@ -138,7 +138,7 @@ def test_a_run_whose_images_have_moved_is_probed_where_they_are(root: Path, conf
     train(asked)
     run = Run(Path(asked.runs_dir) / folder_name(asked))
     root.rename(root.parent / "moved")
-    assert f"data.root={root} " in refused(lambda: linear_eval(run, probe(asked)))
+    assert f"{root}, where the images of {run.folder} should be" in refused(lambda: linear_eval(run, probe(asked)))
     before = contents(run.folder)
     add(root.parent / "other", "train", "ant", range(500, 516))
     add(root.parent / "other", "test", "ant", range(600, 604))

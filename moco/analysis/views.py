@@ -1,0 +1,157 @@
+"""python -m moco views: images beside random views of them, as the network sees them, with what was drawn for each."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from moco.config.schema import Augmentation
+from moco.errors import UserError
+from moco.io import replacing
+from moco.runs.run import Run
+from moco.runs.settings import plain
+from moco.seeding import step_seed
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from moco.augment.notes import Draw
+    from moco.training.components import Images
+
+ROWS, VIEWS = 6, 4  # images, and views of each
+
+
+class View(NamedTuple):
+    """A view as the network gets it, less the normalisation. `drawn`: where its crop lay and what else was drawn for it;
+    None where views are made by somebody else's code, which does not tell."""
+
+    picture: "Image"
+    drawn: "Draw | None"
+
+    @property
+    def lines(self) -> list[str]:
+        """What was drawn, in words."""
+        return described(self.drawn) if self.drawn else []
+
+
+class Row(NamedTuple):
+    """An image, its class or "" where it has none, and views of it."""
+
+    picture: "Image"
+    label: str
+    views: list[View]
+
+
+def described(draw: "Draw") -> list[str]:
+    """What was drawn for a view, in up to four short lines; what spared it is left out."""
+    top, left, height, width = draw.crop
+    lines = [f"crop {width}x{height} at {left},{top}" + (", flipped" if draw.flip else "")]
+    if draw.jitter:
+        brightness, contrast, saturation, hue = draw.jitter
+        lines.append(f"brightness {brightness:.2f}, contrast {contrast:.2f}")
+        lines.append(f"saturation {saturation:.2f}, hue {360 * hue:+.0f}°")
+    last = [
+        *["gray"] * draw.gray,
+        *([] if draw.blur is None else [f"blur {draw.blur:.2f} px"]),
+        *["solarized"] * draw.solarize,
+    ]
+    return [*lines, ", ".join(last)] if last else lines
+
+
+def of_run(run: Run, root: str | None = None) -> "Images":
+    """The images that a run is trained on.
+
+    Args:
+        root: where they are now, if they were moved.
+
+    Raises:
+        UserError: they are not there, or are other images.
+    """
+    from moco.training.components import Images
+    from moco.training.same_data import WHERE, check_images, moved
+
+    images = Images(moved(run, root))
+    check_images(run, images.data_described, WHERE)
+    return images
+
+
+def rows(images: "Images") -> list[Row]:
+    """Some training images with views of each, both chosen by the seed.
+
+    Raises:
+        UserError: the views do not fit into memory.
+    """
+    import torch
+
+    from moco.training.memory import allocating
+
+    config, data = images.config, images.data
+    generator = torch.Generator().manual_seed(config.seed)
+    index = torch.randperm(len(data.train_images), generator=generator)[:ROWS]
+    originals = data.train_images[index]  # [ROWS, 3, H, W]
+    torch.manual_seed(step_seed(config.seed, "pictures", 0))
+    make = images.views()
+    with allocating("augment.size"):
+        made = [_view(make, originals) for _ in range(VIEWS)]
+        pictures = [_pictures(_plain(view, *images.moments)) for view, _ in made]
+    labels = [
+        data.classes[label] if 0 <= label < len(data.classes) else "" for label in data.train_labels[index].tolist()
+    ]
+    return [
+        Row(picture, label, [View(shown[i], draws[i] if draws else None) for shown, (_, draws) in zip(pictures, made)])
+        for i, (picture, label) in enumerate(zip(_pictures(originals), labels))
+    ]
+
+
+def _view(make: object, images: "Tensor") -> "tuple[Tensor, list[Draw] | None]":
+    """One view of each image, and what was drawn."""
+    from moco.augment import Augment
+
+    if isinstance(make, Augment):
+        return make.drawn(images)
+    assert callable(make)
+    return make(images), None
+
+
+def _plain(views: "Tensor", mean: Sequence[float], std: Sequence[float]) -> "Tensor":
+    """Normalised views as uint8 [B, 3, S, S]."""
+    import torch
+
+    x = views.float().cpu() * torch.tensor(std).view(1, -1, 1, 1) + torch.tensor(mean).view(1, -1, 1, 1)
+    return (x * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _pictures(images: "Tensor") -> "list[Image]":
+    """uint8 [B, 3, H, W] as pictures."""
+    from PIL import Image
+
+    return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images.cpu()]
+
+
+def write(images: "Images", out: Path) -> str:
+    """Writes the grid as a PNG; returns a line on what it holds.
+
+    Raises:
+        UserError: `out` is not a PNG, or the views do not fit into memory.
+        OSError: `out` cannot be written.
+    """
+    from moco.analysis.views_grid import grid
+
+    if out.suffix.lower() != ".png":
+        raise UserError(f"{out} should end in .png: give it with -o")
+    found = rows(images)
+    picture = grid(found, settings(images.config.augment))
+    with replacing(out) as aside:
+        picture.save(aside, format="PNG")
+    sides = " x ".join(map(str, found[0].views[0].picture.size))
+    return f"{out} holds {len(found)} images with {VIEWS} views of {sides} pixels each"
+
+
+def settings(section: Augmentation) -> list[str]:
+    """The augmentation as it is typed, in two lines."""
+    given = {
+        key: value for key, value in section.model_dump().items() if key not in ("name", "target") and value is not None
+    }
+    texts = [f"augment={section.name}", *(f"augment.{key}={plain(value)}" for key, value in given.items())]
+    half = (len(texts) + 1) // 2
+    return ["  ".join(texts[:half]), "  ".join(texts[half:])]
