@@ -9,6 +9,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from moco.launch.job import Job
 from moco.output import forgive
 from moco.runs.lease import EXIT_STOPPED, Damaged, Stopped, machine, release
 from moco.runs.run import Run
+
+COMMAND = ["-u", "-m", "moco.launch.together"]
+POLL = 0.2  # seconds between looks at the processes
 
 
 def log_of(folder: Path, job: str, index: int) -> Path:
@@ -60,10 +64,16 @@ class Jobs:
                 children[i] = self._start(i)
         if warned:  # while they were started
             pass_on(signal.SIGUSR2, None)
-        ends = {i: self._end(i, child) for i, child in children.items()}
-        stopped = [i for i, end in ends.items() if end in (EXIT_STOPPED, -signal.SIGUSR2)]
-        if warned and stopped:
-            slurm.requeue(*(self.jobs[i].run for i in stopped))
+        ends = dict[int, int]()
+        while len(ends) < len(children):
+            for i, child in children.items():
+                if i not in ends and (end := child.poll()) is not None:
+                    ends[i] = end
+                    self._tell(i, child.pid, end)
+            time.sleep(POLL)
+        stopped = [self.jobs[i].run for i, end in ends.items() if end in (EXIT_STOPPED, -signal.SIGUSR2)]
+        if warned and (left := [run for run in stopped if not slurm.is_over(run)]):
+            slurm.requeue(*left)
             raise Stopped("SIGUSR2")
         if any(ends.values()):
             sys.exit(1)
@@ -78,10 +88,9 @@ class Jobs:
             "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
             **({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {}),
         }
-        command = [sys.executable, "-u", "-m", "moco.launch.together"]
         print(f"{self.jobs[i].run.folder}: log {self._log(i)}", flush=True)
         with open(self._log(i), "ab") as log:
-            child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=env)
+            child = subprocess.Popen([sys.executable, *COMMAND], stdin=subprocess.PIPE, stdout=log, stderr=log, env=env)
         assert child.stdin
         with contextlib.suppress(BrokenPipeError), child.stdin:
             child.stdin.write(pickle.dumps(self.jobs[i]))
@@ -90,14 +99,13 @@ class Jobs:
     def _log(self, i: int) -> Path:
         return log_of(self.folder, str(slurm.job_id()), i)
 
-    def _end(self, i: int, child: "subprocess.Popen[bytes]") -> int:
-        """Waits for a point's process, and says so of its run where it was killed; its exit status."""
-        end, run = child.wait(), self.jobs[i].run
+    def _tell(self, i: int, pid: int, end: int) -> None:
+        """Tells how a point's process has ended; where it was killed, the run's lease, too."""
+        run = self.jobs[i].run
         how = "has ended" if not end else f"was ended by signal {-end}" if end < 0 else f"has ended with status {end}"
         print(f"{run.folder}: {how}", flush=True)
         if end < 0:
-            _note_killed(run, child.pid)
-        return end
+            _note_killed(run, pid)
 
     def checkpoint(self) -> object:
         """What submitit queues again where the signal comes before any has begun."""

@@ -76,6 +76,23 @@ def test_a_queued_job_that_another_sweep_counts_on_stays_for_it(finish, monkeypa
     assert cancel([run], [], ["second"]) == ["SLURM job 12 cancelled", "SLURM job 11 cancelled"]
 
 
+def test_a_job_that_runs_share_is_cancelled_for_all_of_them_or_stays(finish, monkeypatch) -> None:
+    runs, cancelled = [Run(finish(f"seed={seed}", epochs=3)) for seed in range(3)], []
+    names = [run.folder.name for run in runs]
+    for run in runs:
+        run.note_job("12_0", "log", "slurm", "s", beside=[name for name in names if name != run.folder.name])
+    monkeypatch.setattr(slurm, "queued", lambda runs: slurm.Queue({"12_0": QueueEntry("RUNNING")}))
+    monkeypatch.setattr(slurm, "cancel_jobs", cancelled.extend)
+    why = f"for {runs[2].id}: SLURM cancels whole jobs, so name all that share it, or the sweep"
+    assert cancel(runs[:2], []) == [f"SLURM job 12_0 stays {why}"]
+    assert not cancelled
+    runs[2].fail(ValueError("the others go on"))
+    assert cancel(runs[:2], []) == ["SLURM job 12_0 cancelled"]
+    (runs[2].folder / "error.txt").unlink()
+    runs[2].count_on("another")
+    assert cancel(runs, [], ["s"]) == ["SLURM job 12_0 stays for sweep another, which counts on it, too"]
+
+
 def test_where_slurm_does_not_answer_the_rest_is_cancelled_and_that_is_an_error(process, finish, monkeypatch) -> None:
     run = Run(finish("seed=0", epochs=3))
     hold(run, process.pid, machine())

@@ -1,18 +1,23 @@
 """What the launcher for SLURM hands to sbatch; tests/launch/slurm sends it to a real one."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from submitit.core.utils import FailedJobError
 
 from moco.config.schema import Config
 from moco.errors import UserError
-from moco.launch import slurm, slurm_client
+from moco.launch import promotion, slurm, slurm_client
+from moco.launch.halving import Halving
 from moco.launch.job import Task
 from moco.launch.options import SlurmOptions
-from moco.launch.slurm import Part, SlurmLauncher
+from moco.launch.parts import Part
+from moco.launch.slurm import SlurmLauncher
+from moco.launch.together import Jobs
 from moco.runs.run import Run
 from moco.runs.sweep import Sweep
 
@@ -48,11 +53,11 @@ class Sbatch:
         self.room, self.sent, self.after = room, list[int](), list[str | None]()
 
     def __call__(self, executor: object, part: Part) -> None:
-        if sum(self.sent) + len(part.tasks) > self.room:
+        if sum(self.sent) + len(part.groups) > self.room:
             raise FailedJobError("sbatch: error: AssocMaxSubmitJobLimit\\nsbatch: error: Batch job submission failed")
         self.after.append(part.dependency)
-        self.sent.append(len(part.tasks))
-        part.sent += [f"{len(self.sent)}_{i}" for i in range(len(part.tasks))]
+        self.sent.append(len(part.groups))
+        part.sent += [f"{len(self.sent)}_{i}" for i in range(len(part.groups))]
 
 
 @pytest.mark.parametrize(
@@ -99,6 +104,109 @@ def test_a_sweep_above_the_submit_limit_goes_in_waves_where_the_launcher_stays(
     with pytest.raises(UserError, match=r"wait=true sends them in waves\); the 4 jobs before it were cancelled$"):
         leaving._submit(leaving._arrays(many))
     assert len(cancelled) == 4
+
+
+def test_points_share_jobs_and_what_is_refused_for_now_is_cut_between_jobs(
+    launcher: Callable[..., SlurmLauncher], tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """24 points in jobs of 3 are an array of four jobs, which go one at a time, and another one."""
+    sbatch, many = Sbatch(5), tasks(24)
+    monkeypatch.setattr(SlurmLauncher, "_send", lambda self, executor, part: sbatch(executor, part))
+    monkeypatch.setattr(slurm_client, "forget_job", lambda: None)
+    staying = launcher(points_per_job=3, wait=True, array_parallelism=1)
+    parts = staying._arrays(many)
+    assert [len(part.groups) for part in parts] == [4, 4] and [part.parallel for part in parts] == [1, 1]
+    staying._submit(parts)
+    assert sbatch.sent == [4, 1] and [len(part.tasks) for part in staying.left] == [3, 6]
+    sbatch.room += 3
+    staying._submit(staying.left)
+    assert sbatch.sent == [4, 1, 1, 2] and sbatch.after == [None, "afterany:1", "afterany:2", "afterany:2:3"]
+
+
+def test_points_that_share_a_job_keep_logs_of_their_own(
+    launcher: Callable[..., SlurmLauncher], tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted: list[object] = []
+    monkeypatch.setattr(slurm_client, "forget_job", lambda: None)
+    monkeypatch.setattr(SlurmLauncher, "_executor", lambda self: Executor(submitted))
+    many, made = tasks(5), launcher(points_per_job=4)
+    made._submit(made._arrays(many))
+    together, alone = submitted
+    assert isinstance(together, Jobs) and [job.run for job in together.jobs] == [task.run for task in many[:4]]
+    assert not isinstance(alone, Jobs)
+    records = [job for task in many if (job := task.run.job())]
+    assert [job.job for job in records] == ["7_0"] * 4 + ["7_1"]
+    assert [Path(job.log).name for job in records] == [*(f"7_0_point{i}.out" for i in range(4)), "7_1_0_log.out"]
+    assert [job.shared_log for job in records] == ["7_0_0_log.out"] * 4 + [""]
+    assert records[1].beside == [many[i].run.folder.name for i in (0, 2, 3)] and not records[4].beside
+
+
+class Submitted:
+    def __init__(self, job: str):
+        self.job_id = job
+        self.paths = SimpleNamespace(stdout=Path(f"{job}_0_log.out"))
+
+
+class Executor:
+    """submitit's, which keeps what is submitted, and refuses what it is told to."""
+
+    def __init__(self, submitted: list[object], refuses: Callable[[dict[str, object]], str] = lambda parameters: ""):
+        self.submitted, self.refuses, self.parameters = submitted, refuses, dict[str, object]()
+
+    def update_parameters(self, **parameters: object) -> None:
+        self.parameters |= parameters
+
+    def batch(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def submit(self, work: object) -> Submitted:
+        if error := self.refuses(self.parameters):
+            raise FailedJobError(error)
+        self.submitted.append(work)
+        return Submitted(f"7_{len(self.submitted) - 1}")
+
+
+def test_the_promotion_takes_no_gpu_except_where_its_partition_wants_one(
+    launcher: Callable[..., SlurmLauncher], tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, object]] = []
+
+    def wants_gpu(parameters: dict[str, object]) -> str:
+        asked.append(dict(parameters))
+        return "" if "gpus_per_node" in parameters else "sbatch: error: QOSMinGRES"
+
+    for refuses in (lambda parameters: "", wants_gpu):
+        submitted: list[object] = []
+        monkeypatch.setattr(SlurmLauncher, "_executor", lambda self, s=submitted, r=refuses: Executor(s, r))
+        monkeypatch.setattr(slurm_client, "forget_job", lambda: None)
+        made = launcher(gpus_per_node=1, mem_gb=40)
+        made.sweep.record([])
+        made.begin([replace(task, halving=Halving(3, 1)) for task in tasks(2)], [], [])
+        assert isinstance(submitted[-1], promotion.Promotion) and promotion.noted(made.sweep)[-1] == "7_2"
+    small = next(parameters for parameters in asked if "gpus_per_node" not in parameters)
+    assert (small["mem"], small["cpus_per_task"], small["time"]) == ("1GB", 1, promotion.MINUTES)
+    assert small["dependency"] == "afterany:7" == asked[-1]["dependency"] and asked[-1]["mem"] == "40960MB"
+
+
+def test_a_promotion_that_has_no_room_in_the_queue_is_sent_later(
+    launcher: Callable[..., SlurmLauncher], tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted: list[object] = []
+    full = lambda parameters: "QOSMaxSubmitJobPerUserLimit" if len(submitted) == 2 else ""  # noqa: E731
+    monkeypatch.setattr(SlurmLauncher, "_executor", lambda self: Executor(submitted, full))
+    monkeypatch.setattr(slurm_client, "forget_job", lambda: None)
+    monkeypatch.setattr(slurm_client, "cancel_jobs", lambda jobs: None)
+    halved = [replace(task, halving=Halving(3, 1)) for task in tasks(2)]
+    staying = launcher(wait=True)
+    staying.sweep.record([])
+    staying.begin(halved, [], [])
+    assert staying.owed and len(submitted) == 2
+    submitted.append("another job has ended, say")
+    staying._submit(staying.left)
+    assert not staying.owed and isinstance(submitted[-1], promotion.Promotion)
+    del submitted[:]
+    with pytest.raises(UserError, match="the 2 jobs before it were cancelled"):
+        launcher().begin(halved, [], [])
 
 
 def test_jobs_that_cannot_be_taken_back_are_named_and_keep_their_folders(

@@ -192,6 +192,39 @@ def test_a_linear_evaluation_of_a_finished_run_shows_while_it_waits(run: Run, an
     assert slurm.corrected(run, run.state(), queue) == State.DONE
 
 
+@pytest.mark.parametrize(
+    ("ended", "over"),
+    [(None, False), (State.FAILED, True), (State.KILLED, True), (State.PAUSED, True), (State.DONE, True)],
+)
+def test_a_job_that_runs_share_may_go_on_for_others(
+    ended: State | None, over: bool, run: Run, answers: Answers
+) -> None:
+    """Where its work on a run has ended, the run stands as the disk says, and its next job is another."""
+    answers["squeue"] = "12_3|RUNNING|None|n1\n"
+    run.note_job("12_3", "log", "slurm", "s", work=["knn"], beside=["another"])
+    if ended == State.DONE:
+        run.write_result({"knn/top1": 50.0})
+    with run.lease("train", place=Place("s", queue="slurm", job="12_3")) as lease:
+        if ended:
+            lease.end(ended, "")
+        queue = slurm.queued([run])
+        assert slurm.is_over(run) == over
+        assert slurm.queued_jobs(run, queue) == ([] if over else ["12_3"])
+        assert slurm.corrected(run, run.state(), queue) == (ended or State.RUNNING)
+    run.note_job("12_4", "log", "slurm", "s", work=["knn"], beside=["another"])
+    assert not slurm.is_over(run)  # this job has not begun
+    run.note_job("12_3", "log", "slurm", "s", work=["knn"])
+    assert not slurm.is_over(run)
+
+
+def test_a_shared_job_that_lacks_memory_says_so_in_its_own_log(run: Run, answers: Answers, tmp_path: Path) -> None:
+    (tmp_path / "shared").write_text(
+        "slurmstepd-n2: error: StepId=21.0 exceeded memory limit (22 > 21), being killed\n"
+    )
+    run.note_job("12_3", tmp_path / "own", "slurm", "s", beside=["another"], shared_log=tmp_path / "shared")
+    assert slurm.explain(run, State.KILLED, slurm.queued([run])) == State.OUT_OF_MEMORY
+
+
 def test_a_refusal_names_the_partitions(answers: Answers) -> None:
     said = (
         "sbatch: error: invalid partition specified: x\nsbatch: error: Batch job submission failed: Invalid partition"

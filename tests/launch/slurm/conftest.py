@@ -27,3 +27,12 @@ def tidy(slurm):
     """Each test finds an empty queue and two idle nodes."""
     yield
     slurm.tidy()
+
+
+@pytest.fixture
+def closed(slurm):
+    """A partition that takes jobs and starts none, until it is called."""
+    slurm.run("scontrol", "update", "PartitionName=normal", "State=DOWN")
+    opened = lambda: slurm.run("scontrol", "update", "PartitionName=normal", "State=UP")  # noqa: E731
+    yield opened
+    opened()

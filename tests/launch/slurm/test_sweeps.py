@@ -1,105 +1,35 @@
 """Sweeps as people start them, `python train.py -m ... hydra/launcher=slurm`, on a real cluster on its bad days."""
 
-import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 from cluster import wait_until
-
-ROOT = Path(__file__).parents[3]
-POINT = [
-    "recipe=quickstart",
-    "model.widths=[8,16]",
-    "model.stem_stride=2",
-    "batch_size=64",
-    "m=64",
-    "k=5",
-    "tracker=none",
-    "device=cpu",
-    "precision=fp32",
-    "eval_every=1000",
-]
-LAUNCHER = ["hydra/launcher=slurm", "hydra.launcher.partition=normal"]
-WAIT = "hydra.launcher.wait=true"
-OFTEN = ["checkpoint_minutes=0.03"]
-LONG = "epochs=60"  # half a minute, to be interrupted
-
-
-def environment(slurm, **changes: str) -> dict[str, str]:
-    return {**slurm.env, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **changes}
-
-
-def call(slurm, *words, cwd=None, **changes) -> subprocess.CompletedProcess:
-    """python <words>, from another working directory than the repository's unless told."""
-    command = [sys.executable, *map(str, words)]
-    env = environment(slurm, **changes)
-    return subprocess.run(command, cwd=cwd or slurm.folder, env=env, capture_output=True, text=True, timeout=600)
-
-
-def sweep(slurm, runs_dir, *words, repo=ROOT, **options) -> subprocess.CompletedProcess:
-    return call(slurm, repo / "train.py", "-m", *POINT, *LAUNCHER, f"runs_dir={runs_dir}", *words, **options)
-
-
-@contextmanager
-def launched(slurm, runs_dir, *words, **options):
-    """As `sweep`, without waiting for it; killed at the end, where it still runs."""
-    command = [sys.executable, ROOT / "train.py", "-m", *POINT, *LAUNCHER, f"runs_dir={runs_dir}", *words]
-    options = {"stdout": subprocess.DEVNULL, **options}
-    with subprocess.Popen(command, cwd=slurm.folder, env=environment(slurm), **options) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def runs(runs_dir: Path) -> list[Path]:
-    return sorted(path.parent for path in runs_dir.glob("*/config.json"))
-
-
-def read(path: Path):
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def configuration(run: Path) -> dict:
-    return read(run / "config.json")
-
-
-def job_of(run: Path) -> str:
-    return read(run / "job.json")["job"]
-
-
-def jobs(slurm) -> set[str]:
-    """Every job that the controller remembers, finished ones included, by number or by array and index."""
-    return set(slurm.run("squeue", "--noheader", "--array", "--states=all", "--format=%i").split())
-
-
-def log(run: Path) -> str:
-    return Path(read(run / "job.json")["log"]).read_text()
-
-
-def method(run: Path) -> dict[str, torch.Tensor]:
-    return torch.load(run / "checkpoint.pt", weights_only=True)["method"]
-
-
-def assert_same(run: Path, reference: Path) -> None:
-    """Bit for bit the same networks, queue and metrics."""
-    mine, other = method(run), method(reference)
-    assert mine.keys() == other.keys()
-    assert all(torch.equal(mine[key], other[key]) for key in mine)
-    keys = ("epoch", "train/loss", "knn/top1")
-    lines = [
-        [[json.loads(line).get(key) for key in keys] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        for folder in (run, reference)
-    ]
-    assert lines[0] == lines[1]
+from submitting import (
+    LONG,
+    OFTEN,
+    POINT,
+    ROOT,
+    WAIT,
+    assert_same,
+    call,
+    configuration,
+    environment,
+    hold,
+    job_of,
+    jobs,
+    launched,
+    log,
+    process_of,
+    read,
+    runs,
+    sweep,
+)
 
 
 @pytest.fixture(scope="module")
@@ -201,38 +131,6 @@ def test_points_that_raise_are_killed_or_need_too_much_memory_beside_one_that_en
     status = call(slurm, "-m", "moco", "status", "mixed", "--runs-dir", tmp_path).stdout
     assert status.splitlines()[-1] == "3 failed, 1 done, 1 killed, 1 out of memory"
     assert "k=99999 is more than the" in call(slurm, "-m", "moco", "logs", found[64, 99999]).stdout
-
-
-def process_of(job: str) -> int:
-    """The id of the job's Python, seen from outside of its node."""
-    array, _, index = job.partition("_")
-    of_job = {f"SLURM_ARRAY_JOB_ID={array}", f"SLURM_ARRAY_TASK_ID={index}"} if index else {f"SLURM_JOB_ID={job}"}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            environ = set((process / "environ").read_text().split("\0"))
-            if of_job | {"SLURM_PROCID=0"} <= environ and "python" in (process / "comm").read_text():
-                return int(process.name)
-        except OSError:
-            pass
-    raise AssertionError(f"job {job} runs nowhere")
-
-
-def hold(run: Path) -> None:
-    """Stops the run's job once it has a checkpoint, so that on no machine it is done before what is to interrupt it.
-
-    SLURM's signals, the warning among them, come with SIGCONT: the job goes on by itself.
-    """
-    wait_until((run / "checkpoint.pt").exists, 300, "a checkpoint")
-    os.kill(process_of(job_of(run)), signal.SIGSTOP)
-
-
-@pytest.fixture
-def closed(slurm):
-    """A partition that takes jobs and starts none, until it is called."""
-    slurm.run("scontrol", "update", "PartitionName=normal", "State=DOWN")
-    opened = lambda: slurm.run("scontrol", "update", "PartitionName=normal", "State=UP")  # noqa: E731
-    yield opened
-    opened()
 
 
 def test_edits_after_submission_change_nothing(slurm, tmp_path, closed):
