@@ -10,9 +10,9 @@ from pathlib import Path
 
 from moco.analysis import charts, report_charts, report_table
 from moco.analysis.configurations import configurations
+from moco.analysis.page import template
 from moco.analysis.records import Entry, look, state_counts
 from moco.analysis.summary import sentences
-from moco.errors import UserError
 from moco.io import write_atomic
 from moco.protocols import KNN
 from moco.runs.listing import other_folders
@@ -31,23 +31,12 @@ def write(runs_dir: Path | str, names: Sequence[str], out: Path) -> list[str]:
         UserError: plotly or jinja2 is not installed, a name is unknown, or there are no runs.
         OSError: `out` cannot be written.
     """
-    try:
-        import jinja2
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise UserError("report needs plotly and jinja2: pip install plotly jinja2") from error
+    page, plotly = template("report.html.j2", "report")
     entries, states = look(select(runs_dir, names))
     answer = sentences(entries, states) + ([] if names else _foreign(runs_dir))
-    page = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    ).get_template("report.html.j2")
     content = _content(entries, states)
     title = ", ".join(names) or f"All runs in {Path(runs_dir).name}"
-    write_atomic(out, page.render(title=title, answer=answer, plotly=get_plotlyjs(), **content))
+    write_atomic(out, page.render(title=title, answer=answer, plotly=plotly, **content))
     return answer
 
 

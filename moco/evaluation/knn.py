@@ -1,5 +1,7 @@
 """Weighted k-nearest-neighbour classification."""
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,8 +9,9 @@ from torch import Tensor
 from moco.evaluation.accuracy import Accuracy, ranks, shares
 from moco.evaluation.features import Labelled
 
+QUERY_BLOCK, BANK_BLOCK = 1000, 50_000  # rows whose similarities are held at a time; they affect only speed and memory
 
-@torch.no_grad()
+
 def knn(
     bank: Labelled,
     queries: Labelled,
@@ -16,37 +19,64 @@ def knn(
     k: int,
     temperature: float,
     num_classes: int,
-    query_block: int = 1000,
-    bank_block: int = 50_000,
+    query_block: int = QUERY_BLOCK,
+    bank_block: int = BANK_BLOCK,
 ) -> Accuracy:
-    """Accuracy of weighted k-nearest-neighbour classification (Wu et al., arXiv 1805.01978, section 3.4).
-
-    The k rows of the bank with the highest cosine similarity s vote for their labels with weight exp(s / temperature). As
-    the temperature goes to infinity all votes become equal; as it goes to 0 the nearest row decides. Of classes with equal
-    votes the lower comes first; classes without a vote come last. Each query takes 8 bytes for
-    each of its k neighbours, and a bank of a million rows of 512 dimensions half a GB in addition to its own memory.
-
-    Args:
-        bank: features [N, D] of any length, on any device, with labels in [0, num_classes).
-        queries: as the bank.
-        k: from 1 to N.
-        temperature: above 0.
-        query_block, bank_block: rows whose similarities are held at a time; they affect only speed and memory.
-    """
-    labels = bank.labels.to(bank.x.device)
-    nearest = _neighbours(bank.x, queries.x, k, query_block, bank_block)
-    found = []
-    # Votes are counted on the CPU, where scatter_add_ adds in a fixed order and float64 is available.
-    for similarity, rows, label in zip(*(torch.split(x, query_block) for x in (*nearest, queries.labels.cpu()))):
-        votes_for, similarity = labels[rows.long()].cpu().long(), similarity.cpu().double()  # [block, k] each
-        # Weights are divided by the largest, which changes no comparison and keeps exp finite at small temperatures.
-        weights = ((similarity - similarity.amax(1, keepdim=True)) / temperature).exp()  # [block, k]
-        scores = weights.new_zeros(len(label), num_classes).scatter_add_(1, votes_for, weights)  # [block, C]
-        found.append(ranks(scores, label))
+    """Accuracy of weighted k-nearest-neighbour classification, see `votes`. Each query takes 8 bytes for each of its k
+    neighbours, and a bank of a million rows of 512 dimensions half a GB in addition to its own memory."""
+    blocks = votes(
+        bank,
+        queries.x,
+        k=k,
+        temperature=temperature,
+        num_classes=num_classes,
+        query_block=query_block,
+        bank_block=bank_block,
+    )
+    found = [ranks(scores, label) for scores, label in zip(blocks, torch.split(queries.labels.cpu(), query_block))]
     return Accuracy(*shares(torch.cat(found), (1, 5)))
 
 
-def _neighbours(bank: Tensor, queries: Tensor, k: int, query_block: int, bank_block: int) -> tuple[Tensor, Tensor]:
+@torch.no_grad()
+def votes(
+    bank: Labelled,
+    queries: Tensor,
+    *,
+    k: int,
+    temperature: float,
+    num_classes: int,
+    query_block: int = QUERY_BLOCK,
+    bank_block: int = BANK_BLOCK,
+) -> Iterator[Tensor]:
+    """The votes for each class of weighted k-nearest-neighbour classification (Wu et al., arXiv 1805.01978, section 3.4).
+
+    The k rows of the bank with the highest cosine similarity s vote for their labels with weight exp(s / temperature). As
+    the temperature goes to infinity all votes become equal; as it goes to 0 the nearest row decides. Of classes with equal
+    votes the lower comes first; classes without a vote come last.
+
+    Args:
+        bank: features [N, D] of any length, on any device, with labels in [0, num_classes).
+        queries: features [Q, D].
+        k: from 1 to N.
+        temperature: above 0.
+
+    Yields:
+        float64 [up to query_block, C] on the CPU, for the queries in order.
+    """
+    labels = bank.labels.to(bank.x.device)
+    nearest = neighbours(bank.x, queries, k, query_block=query_block, bank_block=bank_block)
+    # Votes are counted on the CPU, where scatter_add_ adds in a fixed order and float64 is available.
+    for similarity, rows in zip(*(torch.split(x, query_block) for x in nearest)):
+        votes_for, similarity = labels[rows.long()].cpu().long(), similarity.cpu().double()  # [block, k] each
+        # Weights are divided by the largest, which changes no comparison and keeps exp finite at small temperatures.
+        weights = ((similarity - similarity.amax(1, keepdim=True)) / temperature).exp()  # [block, k]
+        yield weights.new_zeros(len(rows), num_classes).scatter_add_(1, votes_for, weights)  # [block, C]
+
+
+@torch.no_grad()
+def neighbours(
+    bank: Tensor, queries: Tensor, k: int, *, query_block: int = QUERY_BLOCK, bank_block: int = BANK_BLOCK
+) -> tuple[Tensor, Tensor]:
     """Cosine similarity and bank row of each query's k nearest, in no order: float32 [Q, k] and int32 [Q, k]."""
     assert len(bank) < 2**31
     query_block, bank_block = min(query_block, len(queries)), min(bank_block, len(bank))
