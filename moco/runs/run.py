@@ -305,13 +305,14 @@ class Run:
             raise Damaged(f"{path} is damaged: remove it") from error
 
     def log_tail(self, n: int, shared: bool = False) -> list[str]:
-        """The last n lines of its job's log, else of its error; shared: of what a job says that runs share, else none."""
+        """The last n lines of its job's log, else of its error, else of what the job that it shares says.
+
+        Args:
+            shared: of what the job says alone; none where it does not share one.
+        """
         job = self.job()
-        if shared:
-            paths = [Path(job.shared_log)] if job and job.shared_log else []
-        else:
-            paths = [Path(job.log if job else ""), self.folder / "error.txt"]
-        for path in paths:
+        log, of_job = (job.log, job.shared_log) if job else ("", "")
+        for path in [of_job] if shared else [log, self._path("error.txt"), of_job]:
             with contextlib.suppress(OSError), open(path, "rb") as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - 400 * n))
                 return file.read().decode(errors="replace").splitlines()[-n:]

@@ -223,6 +223,9 @@ def test_a_shared_job_that_lacks_memory_says_so_in_its_own_log(run: Run, answers
     )
     run.note_job("12_3", tmp_path / "own", "slurm", "s", beside=["another"], shared_log=tmp_path / "shared")
     assert slurm.explain(run, State.KILLED, slurm.queued([run])) == State.OUT_OF_MEMORY
+    assert "exceeded memory limit" in run.log_tail(1)[0]  # its process has not begun
+    (tmp_path / "own").write_text("epoch 1\n")
+    assert run.log_tail(1) == ["epoch 1"]
 
 
 def test_a_refusal_names_the_partitions(answers: Answers) -> None:
