@@ -64,7 +64,7 @@ def _unusable(run: Run, problem: str) -> Entry:
 
 def placed(entry: Entry, state: State) -> Entry:
     """The entry of a run in that state; where it is paused, with its rung."""
-    if state != State.PAUSED or entry.problem:
+    if state != State.PAUSED or entry.problem or entry.result:
         return entry
     last, epochs, holder = entry.run.last_metrics(), entry.flat.get("epochs"), entry.run.holder()
     epoch = last.get("epoch")

@@ -31,6 +31,7 @@ class Standing:
         job: its id in the queue.
         trouble: how the last linear evaluation of a finished run ended, if not well.
         by_own_clock: whether only this machine's clock tells if it runs, elsewhere.
+        trained: so many epochs are complete.
         undecided: whether it is paused, and its sweep's launcher or SLURM's job may yet let it go on by itself.
     """
 
@@ -47,6 +48,7 @@ class Standing:
     job: str = ""
     trouble: str = ""
     by_own_clock: bool = False
+    trained: int = 0
     undecided: bool = False
 
     @property
@@ -111,6 +113,7 @@ def _standing(
         job=job.job if job else "",
         trouble=_trouble(run) if state == State.DONE and holder and holder.what == "linear_eval" else "",
         by_own_clock=state in (State.RUNNING, State.KILLED) and run.by_own_clock,
+        trained=_whole(last.get("epoch")) or 0,
         undecided=bool(entry.rung and holder and (sweep := holder.place.sweep) and decides(run.folder.parent, sweep)),
     )
 

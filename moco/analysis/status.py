@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from moco.analysis.records import clock_note, state_counts
 from moco.analysis.standings import Standing
-from moco.analysis.terminal import Column, draw, plain
 from moco.runs.state import State
+from moco.terminal import Column, draw, plain
 from moco.training.progress import duration
 
 if TYPE_CHECKING:
@@ -92,6 +92,10 @@ def _clock(seconds: float) -> str:
 
 def _counts(found: Sequence[Standing]) -> str:
     told = [state_counts(s.state for s in found)]
+    if any(s.state == State.PAUSED for s in found):
+        from moco.launch.budget import Spent  # which takes its time to load
+
+        told.append(f"{Spent(sum(s.trained for s in found), sum(s.epochs or 0 for s in found))} are trained")
     told += filter(None, [clock_note(sum(s.by_own_clock for s in found))])
     told += [f"{s.id} waits at {s.where}" for s in found if s.state == State.PAUSED and s.where and len(found) == 1]
     told += [f"linear evaluation of {s.id} {s.trouble}: see python -m moco logs {s.id}" for s in found if s.trouble]

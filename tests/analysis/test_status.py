@@ -71,7 +71,8 @@ def test_standings_are_what_the_folders_and_the_queue_say(runs: list[Run], monke
     runs[3].note_job("12_3", "log", "slurm", "s")
     monkeypatch.setattr(slurm_client, "queued", lambda runs: Queue({"12_3": QueueEntry("PENDING", "Resources")}))
     done, running, failed, queued = standings(runs)
-    assert done == Standing(runs[0].id, State.DONE, "seed=0", 200, 200, done.loss, 81.0, 85.0)
+    assert done == Standing(runs[0].id, State.DONE, "seed=0", 200, 200, done.loss, 81.0, 85.0, trained=200)
+    assert (running.trained, failed.trained) == (30, 3)
     assert (running.state, running.epoch, running.epochs, running.loss) == (State.RUNNING, 31, 200, 6.5)
     assert (running.left, running.where, running.job, running.linear) == (7777.0, "node7:gpu 0", "77", None)
     assert running.knn == runs[1].last_metrics()["knn/top1"] and running.settings == "seed=1"
@@ -178,33 +179,6 @@ def test_watching_into_a_pipe_prints_plain_tables_until_all_have_ended(capsys) -
     )
 
 
-def terminal(command: list[str], width: int, height: int, talk: Callable[[Callable[[str], str], int], None]) -> str:
-    """What a command wrote into a terminal of that size; talk(wait, pid), where wait(text) returns when text has come."""
-    child, master = pty.fork()
-    if child == 0:
-        ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
-        # Without the COLUMNS that readline has set behind Python's back, which would count more than the terminal's size.
-        environment = {**os.environ, "TERM": "xterm", "PYTHONPATH": str(ROOT)}
-        os.execve(sys.executable, [sys.executable, *command], environment)
-    seen = b""
-
-    def wait(wanted: str) -> str:
-        nonlocal seen
-        deadline = time.monotonic() + 60
-        while wanted.encode() not in seen and time.monotonic() < deadline:
-            with contextlib.suppress(OSError):  # it has ended
-                seen += os.read(master, 65536) if select.select([master], [], [], 1)[0] else b""
-        assert wanted.encode() in seen, seen.decode()
-        return seen.decode()
-
-    talk(wait, master)
-    with contextlib.suppress(OSError):  # it has ended
-        while chunk := os.read(master, 65536):
-            seen += chunk
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, seen.decode()
-    return seen.decode()
-
-
 def test_watch_redraws_in_place_and_ctrl_c_ends_it_quietly(runs: list[Run]) -> None:
     runs_dir = str(runs[0].folder.parent)
     command = ["-m", "moco", "status", "--watch", "--seconds", "0.2", "--runs-dir", runs_dir]
@@ -273,13 +247,17 @@ def test_a_paused_run_tells_its_epoch_and_why(paused: list[Run]) -> None:
     assert (first.state, first.epoch, first.epochs, first.knn) == (State.PAUSED, 10, 90, 40.0)
     assert first.where == WHY and done.where == "" and first.has_ended and done.has_ended
     lines = text(standings(paused)).splitlines()
-    assert lines[-1] == "2 paused, 1 done" and WHY in lines[1] and "10/90" in lines[1]
+    assert WHY in lines[1] and "10/90" in lines[1]
+    trained, grid = 10 + 10 + 90, 3 * 90
+    share = f"{100 * trained / grid:.0f} %"
+    assert lines[-2:] == ["2 paused, 1 done", f"{trained} of the grid's {grid} epochs ({share}) are trained"]
+    assert "trained" not in text(MANY)
 
 
 def test_of_one_paused_run_the_reason_is_told_in_any_width(paused: list[Run]) -> None:
     for width in (60, 160):
         shown = " ".join(drawn(standings(paused[:1]), width).split())
-        assert f"1 paused {paused[0].id} waits at {WHY}" in shown
+        assert "1 paused 10 of the grid's 90 epochs" in shown and f"{paused[0].id} waits at {WHY}" in shown
 
 
 def test_on_a_short_screen_paused_runs_come_after_what_went_wrong() -> None:
