@@ -1,5 +1,6 @@
 """What tests of commands share: `python -m moco` in this process, and what a folder holds before and after."""
 
+import gc
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ def call(words: Sequence[str]) -> object:
         return end.code
     finally:
         sys.stdout.flush()
+        gc.unfreeze()  # a dry run freezes, as a process of its own would end there
         GlobalHydra.instance().clear()
 
 

@@ -1,4 +1,4 @@
-"""What README and results/ say is what the committed runs hold."""
+"""What results/ says is what the committed runs hold."""
 
 from typing import TypedDict
 
@@ -24,7 +24,6 @@ class Selection(TypedDict, total=False):
 
 
 PAGES: dict[str, tuple[str, Selection]] = {
-    "README.md": ("cifar_cpu", {}),
     "results/README.md": ("cifar_cpu", {}),
     "results/temperature_queue/README.md": (
         "temperature_queue",

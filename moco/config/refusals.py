@@ -76,5 +76,7 @@ def _unknown(key: str, beside: list[str]) -> str:
     """Refuses a key that its section does not have; a component's may be added."""
     group, _, _ = key.rpartition(".")
     known = [f"{group}.{name}" if group else name for name in beside if not name.startswith("_")]
+    if not known:
+        return f"unknown key {key}: +{key}=... adds it"
     adds = f" (+{key}=... adds an argument)" if group in Config.COMPONENTS else ""
     return unknown_key(key, known) + adds

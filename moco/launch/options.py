@@ -88,7 +88,7 @@ class SlurmOptions(LauncherOptions):
         points_per_job: how many points share a job: its cores, memory, GPUs and time; a process each.
         name: of the jobs, in SLURM's queue.
         mem_gb: memory of a job.
-        additional_parameters: more of sbatch's, such as {reservation: mine}.
+        additional_parameters: more of sbatch's: +hydra.launcher.additional_parameters.reservation=mine.
     """
 
     wait: bool = False

@@ -58,7 +58,7 @@ def try_method(
     encoder, head, views = (getattr(method, part, None) for part in ("encoder", "head", "views"))
     if not isinstance(encoder, nn.Module) or not isinstance(head, nn.Module) or views not in (1, 2):
         raise UserError(
-            f"method={config.method.name} needs modules .encoder and .head and .views of 1 or 2: see README.md, Extend"
+            f"method={config.method.name} needs modules .encoder and .head and .views of 1 or 2: see docs/extend.md"
         )
     network = nn.Sequential(encoder, head)
     eager = torch.compiler.set_stance("force_eager") if config.compile else nullcontext()
