@@ -4,6 +4,7 @@ python -m moco.launch.together does the one whose pickle it reads from its stand
 """
 
 import contextlib
+import ctypes
 import os
 import pickle
 import signal
@@ -21,6 +22,7 @@ from moco.runs.lease import EXIT_STOPPED, Damaged, Stopped, machine, release
 from moco.runs.run import Run
 
 COMMAND = ["-u", "-m", "moco.launch.together"]
+PR_SET_PDEATHSIG = 1  # of Linux
 POLL = 0.2  # seconds between looks at the processes
 
 
@@ -93,7 +95,7 @@ class Jobs:
             child = subprocess.Popen([sys.executable, *COMMAND], stdin=subprocess.PIPE, stdout=log, stderr=log, env=env)
         assert child.stdin
         with contextlib.suppress(BrokenPipeError), child.stdin:
-            child.stdin.write(pickle.dumps(self.jobs[i]))
+            child.stdin.write(pickle.dumps((os.getpid(), self.jobs[i])))
         return child
 
     def _log(self, i: int) -> Path:
@@ -122,5 +124,15 @@ def _note_killed(run: Run, pid: int) -> None:
             release(run.folder / "lease.json")
 
 
+def received() -> Job:
+    """The job on standard input; this process dies with the one that sent it, as not every SLURM ends what a job leaves."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent, job = pickle.load(sys.stdin.buffer)
+    assert isinstance(job, Job)
+    if os.getppid() != parent:
+        sys.exit("the job that this point belongs to is gone")
+    return job
+
+
 if __name__ == "__main__":
-    pickle.load(sys.stdin.buffer).work()
+    received().work()

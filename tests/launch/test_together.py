@@ -2,24 +2,27 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from common import ENVIRONMENT
 from sweeping import wait_for
 
 from moco.launch import slurm_client as slurm
 from moco.launch import together
 from moco.launch.job import Job
 from moco.launch.together import Jobs
-from moco.runs.lease import Place, Stopped
+from moco.runs.lease import Place, Stopped, born
 from moco.runs.run import Run
 
 # A point's process: notes what it was given in its log, and ends as its run's folder says.
 POINT = """
 import os, pickle, signal, sys, time
-job = pickle.load(sys.stdin.buffer)
+parent, job = pickle.load(sys.stdin.buffer)
 print(os.environ["OMP_NUM_THREADS"], os.environ.get("CUDA_VISIBLE_DEVICES"), signal.getsignal(signal.SIGTERM).name)
 def stop(number, frame):
     sys.exit(75)
@@ -95,3 +98,24 @@ def test_time_that_is_up_reaches_all_and_the_job_is_queued_again_once_for_those_
         points()
     assert requeued == [(first, second)]
     assert len(logs(tmp_path)) == 2  # what has failed is not begun again
+
+
+PARENT = """
+import sys
+from pathlib import Path
+from moco.launch import together
+from moco.launch.job import Job
+from moco.runs.lease import Place
+from moco.runs.run import Run
+code = "import os, time; from moco.launch.together import received; received(); print(os.getpid(), flush=True); time.sleep(60)"
+together.COMMAND[:] = ["-c", code]
+together.Jobs([Job(Run(sys.argv[1]), True, (), Place())], Path(sys.argv[1]))()
+"""
+
+
+def test_no_point_outlives_its_job(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], env=ENVIRONMENT) as parent:
+        [log] = wait_for(lambda: list(tmp_path.glob("*_point0.out")))
+        pid = int(wait_for(log.read_text))
+        parent.kill()
+    wait_for(lambda: born(pid) is None)

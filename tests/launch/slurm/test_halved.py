@@ -18,7 +18,8 @@ from moco.runs.state import State
 from moco.runs.sweep import Sweep
 
 LR = "optimizer.lr=1e-6,1e-5,1e-4,3e-4,1e-3,3e-3,1e-2,3e-2,1e-1"
-NINE = [LR, "epochs=9", "hydra.launcher.sweep=nine", "hydra.launcher.halving=3", "checkpoint_minutes=0.01"]
+NINE = [LR, "epochs=9", "hydra.launcher.sweep=halved", "hydra.launcher.halving=3", "checkpoint_minutes=0.01"]
+FIVE = [word.replace("1e-6,1e-5,1e-4,3e-4,", "") for word in NINE]
 SIX = ["optimizer.lr=1e-5,1e-4,1e-3,3e-3,1e-2,1e-1", "epochs=3", "hydra.launcher.sweep=six", "hydra.launcher.halving=3"]
 SIX += ["hydra.launcher.rungs=1"]
 
@@ -68,12 +69,12 @@ def test_a_detached_sweep_halves_itself_and_what_it_has_paused_ends_as_in_the_pl
     plain = sweep(slurm, tmp_path / "plain", "optimizer.lr=1e-4,1e-2", "epochs=9")
     assert plain.returncode == 0, plain.stderr
     wait_for_the_end(slurm)
-    assert_halved(tmp_path / "halved", "nine", Halving(3, 2), 9)
-    waves = promotions(tmp_path / "halved", "nine")
-    log = (tmp_path / "halved/sweeps/nine/jobs" / f"{waves[-1]}_0_log.out").read_text()
+    assert_halved(tmp_path / "halved", "halved", Halving(3, 2), 9)
+    waves = promotions(tmp_path / "halved", "halved")
+    log = (tmp_path / "halved/sweeps/halved/jobs" / f"{waves[-1]}_0_log.out").read_text()
     assert len(waves) >= 2 and "0 of 9 points go on" in log
 
-    paused = [run.id for run in Sweep(tmp_path / "halved", "nine").runs() if run.state() == State.PAUSED]
+    paused = [run.id for run in Sweep(tmp_path / "halved", "halved").runs() if run.state() == State.PAUSED]
     again = sweep(slurm, tmp_path / "halved", *NINE, WAIT)
     assert again.returncode == 0 and f"{len(paused)} paused, 0 running elsewhere, 0 to start" in again.stdout
     words = ["optimizer.lr=1e-4,1e-2", *NINE[1:], "hydra.launcher.resume_paused=true", WAIT]
@@ -91,14 +92,14 @@ def test_a_detached_sweep_halves_itself_and_what_it_has_paused_ends_as_in_the_pl
 
 def test_kills_preemption_and_two_launchers_forget_no_point_and_train_none_twice(slurm, tmp_path):
     chance = random.Random(time.time_ns())
-    with launched(slurm, tmp_path, *NINE, WAIT) as first, launched(slurm, tmp_path, *NINE, WAIT) as second:
-        wait_until(lambda: len(promotions(tmp_path, "nine")) == 2, 120, "a promotion for each launcher")
+    with launched(slurm, tmp_path, *FIVE, WAIT) as first, launched(slurm, tmp_path, *FIVE, WAIT) as second:
+        wait_until(lambda: len(promotions(tmp_path, "halved")) == 2, 120, "a promotion for each launcher")
         first.kill()
         second.kill()
     killed = 0
     while killed < 2:
         time.sleep(3 * chance.random())
-        victims = [run for run in Sweep(tmp_path, "nine").runs() if run.holder() and run.state() == State.RUNNING]
+        victims = [run for run in Sweep(tmp_path, "halved").runs() if run.holder() and run.state() == State.RUNNING]
         for run in victims[:1] or [run for run in map(Run, runs(tmp_path)) if job_of(run.folder) in queue(slurm)][:1]:
             try:
                 os.kill(process_of(job_of(run.folder)), signal.SIGKILL)
@@ -108,15 +109,15 @@ def test_kills_preemption_and_two_launchers_forget_no_point_and_train_none_twice
     urgent = ["--partition=urgent", "--nodes=2", "--exclusive"]
     slurm.wait_job(slurm.sbatch("sleep 0.5", *urgent), "COMPLETED")
     wait_for_the_end(slurm)
-    states = {run.state() for run in Sweep(tmp_path, "nine").runs()}
+    states = {run.state() for run in Sweep(tmp_path, "halved").runs()}
     assert states <= {State.DONE, State.PAUSED, State.KILLED, State.PENDING}  # pending: killed before it began
 
-    again = sweep(slurm, tmp_path, *NINE, WAIT)
+    again = sweep(slurm, tmp_path, *FIVE, WAIT)
     assert again.returncode == 0, again.stderr
     wait_for_the_end(slurm)
-    assert_halved(tmp_path, "nine", Halving(3, 2), 9)
-    for run in Sweep(tmp_path, "nine").runs():
-        logs = [path.read_text() for path in (tmp_path / "sweeps/nine/jobs").glob("*_log.out")]
+    assert_halved(tmp_path, "halved", Halving(3, 2), 9)
+    for run in Sweep(tmp_path, "halved").runs():
+        logs = [path.read_text() for path in (tmp_path / "sweeps/halved/jobs").glob("*_log.out")]
         mine = [text for text in logs if str(run.folder) in text]
         shown = [epoch for text in mine for epoch in re.findall(r"epoch (\d+)/9  loss", text)]
         attempts = len(read(run.folder / "provenance.json"))
