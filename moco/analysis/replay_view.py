@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from moco.analysis.formats import cell
-from moco.analysis.records import is_number
+from moco.analysis.numbers import is_number
 from moco.analysis.replay import Agreement, Replay, agreements, replay
 from moco.analysis.replay_answer import answer, notes
 from moco.analysis.replay_grid import Grid, grids, possible
 from moco.analysis.table import Cell, Row
-from moco.analysis.terminal import Column, draw, plain
 from moco.launch.halving import Halving
 from moco.runs.run import Run
+from moco.terminal import Column, draw, plain
 from moco.training.progress import duration
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from moco.analysis.formats import cell, heads
 from moco.analysis.numbers import Reached, is_number
 from moco.analysis.statistics import Score
 from moco.analysis.table import EPOCH, MULTIPLY_ADDS, PARAMS, SETTINGS, Row, is_published
-from moco.analysis.terminal import Column, draw, fit
 from moco.io import Json
 from moco.runs.settings import swept
+from moco.terminal import Column, draw, fit
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

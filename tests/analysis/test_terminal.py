@@ -11,8 +11,8 @@ from rich.console import Console
 from moco.analysis.selection import select
 from moco.analysis.table import lines
 from moco.analysis.table_view import drawn
-from moco.analysis.terminal import GAP, Column, draw, fit
 from moco.runs.listing import all_runs
+from moco.terminal import GAP, Column, draw, fit
 
 WIDTHS = (60, 80, 160)
 IDS = Column("id", ["abcdefghij", "klmnopqrst"])
