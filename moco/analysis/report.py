@@ -7,6 +7,7 @@ variables (--c0), which the page replaces for light and dark.
 import datetime
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from moco.analysis import charts, report_charts, report_table
 from moco.analysis.configurations import configurations
@@ -32,12 +33,25 @@ def write(runs_dir: Path | str, names: Sequence[str], out: Path) -> list[str]:
         OSError: `out` cannot be written.
     """
     page, plotly = template("report.html.j2", "report")
-    entries, states = look(select(runs_dir, names))
+    content = page_content(runs_dir, names, *look(select(runs_dir, names)))
+    write_atomic(out, page.render(plotly=plotly, **content.values))
+    return content.answer
+
+
+class PageContent(NamedTuple):
+    """The answer in sentences, and all that the page shows by the names that the template has for it."""
+
+    answer: list[str]
+    values: dict[str, object]
+
+
+def page_content(
+    runs_dir: Path | str, names: Sequence[str], entries: Sequence[Entry], states: Sequence[State]
+) -> PageContent:
+    """What the page shows of these runs, as records.look gives them: all of runs_dir, or those of these names."""
     answer = sentences(entries, states) + ([] if names else _foreign(runs_dir))
-    content = _content(entries, states)
-    title = ", ".join(names) or f"All runs in {Path(runs_dir).name}"
-    write_atomic(out, page.render(title=title, answer=answer, plotly=plotly, **content))
-    return answer
+    title = ", ".join(names) or f"All runs in {Path(runs_dir).absolute().name}"
+    return PageContent(answer, {"title": title, "answer": answer, **_content(entries, states)})
 
 
 def _content(entries: Sequence[Entry], states: Sequence[State]) -> dict[str, object]:

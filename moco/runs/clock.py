@@ -33,6 +33,13 @@ def by_own_clock(path: Path) -> bool:
     return look is not None and not look.changed and time.monotonic() - look.since < WATCHED
 
 
+def look_only() -> None:
+    """From now on this process writes nothing, not even to ask a file server for the time."""
+    global _asks
+    _asks = False
+
+
+_asks = True
 _ahead: dict[
     int, tuple[float, float]
 ] = {}  # by file system: when its clock was asked, and how far it is ahead of monotonic
@@ -43,6 +50,8 @@ def _server(folder: Path) -> float | None:
 
     It is asked for once a minute on each file system, since a look at a sweep asks for many runs.
     """
+    if not _asks:
+        return None
     now, device = time.monotonic(), os.stat(folder).st_dev
     asked, ahead = _ahead.get(device, (float("-inf"), 0.0))
     if now - asked < ASKED:

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import os
 import re
+import shlex
 import shutil
 import socket
 import sys
@@ -41,7 +42,8 @@ class Launch:
     def now(cls) -> "Launch":
         """The launch by this process."""
         pid = os.getpid()
-        return cls(time.time(), " ".join(sys.argv), socket.gethostname(), machine(), pid, born(pid))
+        command = f"{sys.argv[0]} {shlex.join(sys.argv[1:])}"
+        return cls(time.time(), command, socket.gethostname(), machine(), pid, born(pid))
 
     @property
     def lives(self) -> bool:
