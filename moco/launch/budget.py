@@ -111,16 +111,27 @@ def promoted(paused: Sequence[Task], sweep: Sweep, tasks: Sequence[Task], gone: 
 
 def expected(tasks: Sequence[Task], halving: Halving) -> list[str]:
     """What a dry run tells: the rungs in epochs, and what the sweep costs from its beginning."""
-    races: dict[tuple[str | None, float], list[list[int]]] = {}
-    for group in by_configuration(tasks).values():
-        configs = [task.config for task in group if task.config]
-        races.setdefault((configs[0].data.name, configs[0].data.validation), []).append([c.epochs for c in configs])
     ends = sorted({task.config.epochs for task in tasks if task.config})
     rungs = [f"{', '.join(map(str, halving.epochs(total)))} of {total}" for total in ends]
     return [
         f"rungs at epoch {'; '.join(rungs)}: the best 1/{halving.eta} go on, the others are paused",
-        f"the sweep takes {Cost(*map(sum, zip(*(cost(race, halving) for race in races.values()))))}",
+        f"the sweep takes {_costs(tasks, halving)}",
     ]
+
+
+def least(tasks: Sequence[Task]) -> int:
+    """Epochs that those of the tasks take at least which are to be halved, from their beginning."""
+    halved = [task for task in tasks if task.halving]
+    return _costs(halved, halved[0].halving).least if halved and halved[0].halving else 0
+
+
+def _costs(tasks: Sequence[Task], halving: Halving) -> "Cost":
+    """What the sweep costs: each race apart, in which points are scored on the same images."""
+    races: dict[tuple[str | None, float], list[list[int]]] = {}
+    for group in by_configuration(tasks).values():
+        configs = [task.config for task in group if task.config]
+        races.setdefault((configs[0].data.name, configs[0].data.validation), []).append([c.epochs for c in configs])
+    return Cost(*map(sum, zip(*(cost(race, halving) for race in races.values()))))
 
 
 class Spent(NamedTuple):

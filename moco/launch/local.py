@@ -17,7 +17,9 @@ from moco.launch import budget
 from moco.launch import slurm_client as slurm
 from moco.launch.gpus import chosen_gpus
 from moco.launch.job import Process, Task, environment, python_path
+from moco.launch.live import Screen, Sight
 from moco.launch.options import LocalOptions
+from moco.launch.pace import Job, stands
 from moco.launch.telling import Warnings
 from moco.runs.lease import Place
 from moco.runs.state import State
@@ -52,6 +54,7 @@ class Running:
     job: "LocalJob[None]"
     started: float
     before: str | None  # the token of who held the run last, when the job was started
+    first: int  # the epoch that the run stood at
     told: float = float("-inf")  # when it was last asked to stop
 
     def ask_to_stop(self) -> None:
@@ -67,6 +70,11 @@ class Running:
     def began(self) -> bool:
         """Whether the job has held its run."""
         return _token(self.task) != self.before
+
+    @property
+    def seen(self) -> Job:
+        """What is shown of it."""
+        return Job(self.task, self.first, self.started, self.began)
 
     @property
     def did_its_part(self) -> bool:
@@ -99,7 +107,7 @@ class LocalLauncher:
         self.running: list[Running] = []
         self.ends: dict[Path, State] = {}
         self.failures, self.look = 0, 0.0
-        self.warnings = Warnings()
+        self.warnings, self.screen = Warnings(), Screen()
 
     def begin(self, start: Sequence[Task], waiting: Sequence[Task], paused: Sequence[Task]) -> None:
         """Takes the tasks; nothing runs yet."""
@@ -110,7 +118,7 @@ class LocalLauncher:
 
     def finish(self) -> dict[Path, State]:
         """Runs the tasks to their ends and waits for those that run elsewhere."""
-        with self._signals():
+        with self._signals(), self.screen:
             while self.running or (self._has_more() and not self.stopped):
                 while self.pending and self.free and not self.stopped:
                     self._start(self.pending.popleft(), self.free.popleft())
@@ -120,12 +128,23 @@ class LocalLauncher:
                     self._stop()
                 if self.left:
                     break
+                self.screen.show(self._sight)
                 time.sleep(POLL)
             for task in self.tasks:
                 task.withdraw()
         rest = [*self.pending, *self.waiting, *(running.task for running in self.running)]
-        self.ends |= {task.run.folder: State.PAUSED for task in self.paused}
-        return self.ends | {task.run.folder: State.PENDING for task in rest}
+        return self._ends() | {task.run.folder: State.PENDING for task in rest}
+
+    def _sight(self) -> Sight:
+        """How the sweep stands."""
+        running = [running.seen for running in self.running]
+        return Sight(
+            running, [*self.pending], self.waiting, self.paused, self._ends(), len(self.slots), bool(self.stopped)
+        )
+
+    def _ends(self) -> dict[Path, State]:
+        """How runs ended, with those that stay paused."""
+        return self.ends | {task.run.folder: State.PAUSED for task in self.paused}
 
     def _has_more(self) -> bool:
         """Whether tasks are left, once those of the paused ones are taken up that rank among the best by now.
@@ -169,7 +188,7 @@ class LocalLauncher:
             setup=_logged(self.sweep.folder / "jobs", self.options.setup or []),
         )
         wait = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve whatever shares the machine
-        before = _token(task)
+        before, first = _token(task), stands(task)
         work = task.job(Place(self.sweep.name, task.varies, slot=slot.name), Process.this(), slot.gpu)
         # Ctrl-C reaches the whole terminal: the job's controller must not take it for an order to kill.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -180,7 +199,7 @@ class LocalLauncher:
         finally:
             signal.signal(signal.SIGINT, handler)
         task.run.note_job(job.job_id, job.paths.stdout, "local", self.sweep.name, task.varies)
-        self.running.append(Running(task, slot, job, time.time(), before))
+        self.running.append(Running(task, slot, job, time.time(), before, first))
 
     def _collect(self) -> None:
         """Frees the slots of jobs that have ended and tells how they did."""
@@ -192,6 +211,8 @@ class LocalLauncher:
                 self.waiting.append(ended.task)
                 continue
             self._note_end(ended.task, state)
+            if state in (State.DONE, State.PAUSED):
+                self.screen.ended(ended.seen, time.time() - ended.started)
             self.failures += state not in (State.DONE, State.PAUSED, State.STOPPED, State.PENDING)
             self._tell(ended.task, state, time.time() - ended.started)
         limit = self.options.fail_fast
@@ -241,6 +262,8 @@ class LocalLauncher:
         """Says how a run ended; seconds: how long its job took, None where another launcher worked on it."""
         value = task.value() if state in (State.DONE, State.PAUSED) else None
         score = f"  {value:.2f}" if value is not None else ""
+        if value is not None:
+            self.screen.scored(task, value)
         holder = task.run.holder() if state == State.PAUSED else None
         score += f"  {holder.why}" if holder else ""
         took = "elsewhere" if seconds is None else duration(seconds)

@@ -4,21 +4,15 @@ import contextlib
 import dataclasses
 import io
 import os
-import pty
 import re
-import select
-import struct
-import sys
-import termios
 import time
 from collections.abc import Callable, Sequence
-from fcntl import ioctl
 from pathlib import Path
 
 import pytest
-from common import ROOT
 from folders import write_paused, write_sweep
 from rich.console import Console
+from terminals import Terminal, plain, terminal
 
 from moco.__main__ import main
 from moco.analysis import status
@@ -183,30 +177,29 @@ def test_watch_redraws_in_place_and_ctrl_c_ends_it_quietly(runs: list[Run]) -> N
     runs_dir = str(runs[0].folder.parent)
     command = ["-m", "moco", "status", "--watch", "--seconds", "0.2", "--runs-dir", runs_dir]
 
-    def talk(wait: Callable[[str], str], master: int) -> None:
-        wait("31/200")
+    def talk(screen: Terminal) -> None:
+        screen.wait("31/200")
         hold(runs[1], Place(), epoch=32.0, loss=6.25, left=60.0)
-        wait("32/200")
-        os.write(master, b"\x03")
+        screen.wait("32/200")
+        screen.type(b"\x03")
 
     seen = terminal(command, 80, 30, talk)
     assert "Traceback" not in seen and "KeyboardInterrupt" not in seen
     first, _, later = seen.partition("31/200")
     assert "\033[1A" in later  # the cursor went up, the next table stands in the same place
-    last = re.sub(r"\033\[[\d;?]*[A-Za-z]", "", seen.rpartition("id ")[2])
+    last = plain(seen.rpartition("id ")[2])
     assert "32/200" in last and "1 running" in last and "seed=3" in last
 
 
 def test_in_a_terminal_the_table_fits_and_in_a_pipe_it_is_markdown(finish, tmp_path: Path, capsys) -> None:
     finish("recipe=moco_cifar", top1=81.25)
     words = ["table", "--runs-dir", str(tmp_path / "runs")]
-    shown = terminal(["-m", "moco", *words], 60, 30, lambda wait, master: None)
-    plain = re.sub(r"\033\[[\d;?]*[A-Za-z]", "", shown)
-    assert "81.25" in plain and "K=200" in plain and "| " not in plain
-    assert max(len(line.rstrip()) for line in plain.splitlines()) <= 60, plain
+    shown = terminal(["-m", "moco", *words], 60, 30)
+    assert "81.25" in plain(shown) and "K=200" in plain(shown) and "| " not in plain(shown)
+    assert max(len(line.rstrip()) for line in plain(shown).splitlines()) <= 60, shown
     assert main(words) == 0
     assert capsys.readouterr().out.startswith("| Protocol | Method |")
-    assert "| kNN |" in terminal(["-m", "moco", *words, "--format", "markdown"], 60, 30, lambda wait, master: None)
+    assert "| kNN |" in terminal(["-m", "moco", *words, "--format", "markdown"], 60, 30)
 
 
 def test_a_linear_evaluation_that_failed_is_told_though_its_run_is_done(finish: Callable[..., Path]) -> None:
