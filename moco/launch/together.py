@@ -73,7 +73,7 @@ class Jobs:
                     ends[i] = end
                     self._tell(i, child.pid, end)
             time.sleep(POLL)
-        stopped = [self.jobs[i].run for i, end in ends.items() if end in (EXIT_STOPPED, -signal.SIGUSR2)]
+        stopped = [job.run for i, job in enumerate(self.jobs) if ends.get(i) in (EXIT_STOPPED, -signal.SIGUSR2)]
         if warned and (left := [run for run in stopped if not slurm.is_over(run)]):
             slurm.requeue(*left)
             raise Stopped("SIGUSR2")

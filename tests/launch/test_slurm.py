@@ -18,7 +18,9 @@ from moco.launch.options import SlurmOptions
 from moco.launch.parts import Part
 from moco.launch.slurm import SlurmLauncher
 from moco.launch.together import Jobs
+from moco.runs.lease import Paused, Place
 from moco.runs.run import Run
+from moco.runs.state import State
 from moco.runs.sweep import Sweep
 
 Tasks = Callable[[int], list[Task]]
@@ -207,6 +209,34 @@ def test_a_promotion_that_has_no_room_in_the_queue_is_sent_later(
     del submitted[:]
     with pytest.raises(UserError, match="the 2 jobs before it were cancelled"):
         launcher().begin(halved, [], [])
+
+
+def test_a_paused_point_is_told_of_when_no_promotion_is_left(
+    launcher: Callable[..., SlurmLauncher],
+    tasks: Tasks,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Not in the moment in which one has ended and noted the next, nor while that one waits."""
+    [task], made = tasks(1), launcher(wait=True)
+    task = replace(task, halving=Halving(3, 1))
+    made.sweep.record([])
+    with pytest.raises(Paused), task.run.lease("train", place=Place("s", queue="slurm", job="1")):
+        raise Paused("rank 2")
+    promotion.note(made.sweep, "2")
+    waits = slurm_client.QueueEntry("PENDING")
+    looks = iter([["2"], [], ["3"], []])
+
+    def look(runs: object) -> slurm_client.Queue:
+        at = next(looks)
+        if not at and "3" not in promotion.noted(made.sweep):
+            promotion.note(made.sweep, "3")
+        return slurm_client.Queue(dict.fromkeys(at, waits))
+
+    monkeypatch.setattr(slurm_client, "queued", look)
+    monkeypatch.setattr(slurm.time, "sleep", lambda seconds: None)
+    assert made._follow([task]) == {task.run.folder: State.PAUSED}
+    assert next(looks, None) is None and capsys.readouterr().out == "paused  seed=0\n"
 
 
 def test_jobs_that_cannot_be_taken_back_are_named_and_keep_their_folders(
