@@ -1,20 +1,18 @@
-"""What charts show, apart from who draws them (matplotlib in figure.py, plotly in traces.py). Imports neither."""
+"""What charts show, apart from who draws them (matplotlib in figure.py, plotly in report_charts.py). Imports neither."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeAlias, TypeVar
 
-from moco.analysis.configurations import AtRung, Configuration, in_order, scored
+from moco.analysis.configurations import AtRung, Configuration, scored
 from moco.analysis.numbers import is_number
 from moco.analysis.statistics import Score
-from moco.io import Json
 from moco.protocols import KNN
 from moco.runs.settings import Flat, describe, own_keys, plain, swept
 
 LINES = 6  # more lines than that are thin and grey, except for the best few
 BEST = 4
 SCATTER = 8  # from so many configurations on, a setting is shown that hardly ever varies alone
-GREY = 300  # so many grey curves are drawn
-POINTS, GREY_POINTS = 200, 30  # of a curve
 DISTINCT = 12  # a setting with at most so many uneven values gets an axis of equal steps
 
 
@@ -63,21 +61,6 @@ class Heat(NamedTuple):
     ys: list[float]
     z: list[list[float | None]]
     rungs: list[list[AtRung | None]]
-
-
-class Course(NamedTuple):
-    """The lines of a run's metrics, and whether it is paused where they end."""
-
-    lines: list[dict[str, Json]]
-    paused: bool
-
-
-class Learning(NamedTuple):
-    """What is drawn of a configuration's runs."""
-
-    label: str
-    colour: int | None  # None for grey
-    runs: list[Course]
 
 
 def axis(values: Sequence[object]) -> str:
@@ -185,32 +168,10 @@ def coloured(lines: Sequence[T]) -> list[tuple[T, int | None]]:
     return [(line, i if i < bright else None) for i, line in enumerate(lines)]
 
 
-def learning(found: Sequence[Configuration]) -> list[Learning]:
-    """The configurations by kNN, unfinished ones last; of the grey ones at most about GREY runs, spread over the ranking."""
-    drawn = coloured(in_order(found))
-    dull = [entry.run for c, colour in drawn if colour is None for entry in c.entries]
-    kept = {run.folder for run in dull[:: -(-len(dull) // GREY) or 1]}
-    return [
-        Learning(
-            c.label,
-            n,
-            [Course(e.run.metrics(), bool(e.rung)) for e in c.entries if n is not None or e.run.folder in kept],
-        )
-        for c, n in drawn
-    ]
-
-
-def curve(lines: Sequence[Mapping[str, Json]], metric: str, colour: int | None) -> tuple[list[float], list[float]]:
-    """Epochs and values of a metric in a run's lines, thinned to what the eye can tell apart, the last one kept."""
-    most = GREY_POINTS if colour is None else POINTS
-    points = [
-        (epoch, value)
-        for line in lines
-        if is_number(epoch := line.get("epoch")) and is_number(value := line.get(metric)) and "train/loss" in line
-    ]
-    step = -(-len(points) // most) or 1
-    kept = points[::-1][::step][::-1]
-    return [epoch for epoch, _ in kept], [float(f"{value:.5g}") for _, value in kept]
+def natural(label: str) -> list[tuple[bool, float, str]]:
+    """What sorts labels by their values: numbers by size, words by their letters. m=512 comes before m=4096."""
+    parts = re.split(r"(?<![\w.])(-?\d+(?:\.\d+)?(?:e-?\d+)?)(?![\w.])", label)
+    return [(False, float(part), "") if i % 2 else (True, 0.0, part) for i, part in enumerate(parts)]
 
 
 def shared(flats: Sequence[Flat], keys: Sequence[str]) -> list[str]:

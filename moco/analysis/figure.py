@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from moco.analysis import charts
 from moco.analysis.configurations import configurations
+from moco.analysis.courses import Drawn, Learning, course, learning
 from moco.analysis.numbers import is_number
 from moco.analysis.records import look
 from moco.errors import UserError
@@ -64,10 +65,10 @@ def figure(runs: Sequence[Run], out: Path) -> None:
 def _draws(runs: Sequence[Run]) -> list[Callable[["Axes"], None]]:
     """What draws each part of the figure."""
     found = configurations(look(runs)[0])
-    learning = charts.learning(found)
+    lines = learning(found)
     draws: list[Callable[[Axes], None]] = [
-        partial(_curves, learning=learning, metric=KNN.top1, label=LABEL),
-        partial(_curves, learning=learning, metric="train/loss", label="training loss"),
+        partial(_curves, learning=lines, metric=KNN.top1, label=LABEL),
+        partial(_curves, learning=lines, metric="train/loss", label="training loss"),
     ]
     draws += [partial(_against, panel=panel) for panel in charts.panels(found, KNN.top1)]
     if grid := charts.heat(found, KNN.top1):
@@ -83,21 +84,33 @@ def _legend(sheet: "Figure", axes: "Axes") -> None:
         sheet.legend(curves, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
-def _curves(axes: "Axes", learning: Sequence[charts.Learning], metric: str, label: str) -> None:
-    """One line per run; if configurations are many, the best few in colour."""
+def _curves(axes: "Axes", learning: Sequence[Learning], metric: str, label: str) -> None:
+    """The mean over seeds with a band of one standard deviation; if configurations are many, the best few in colour."""
     ends = []
-    for name, colour, runs in learning:
-        for i, run in enumerate(runs):
-            x, y = charts.curve(run.lines, metric, colour)
-            if run.paused and x:
-                ends.append((x[-1], y[-1], GREY if colour is None else f"C{colour}"))
-            if colour is None:
+    for one in sorted(learning, key=lambda one: charts.natural(one.label)):
+        found = course(one, metric)
+        if not found:
+            continue
+        ends += [(x, y, GREY if one.colour is None else f"C{one.colour}") for x, y in found.paused]
+        if one.colour is None:
+            for x, y in (found.mean, *found.tails):
                 _grey(axes, x, y)
-            elif x:
-                mark = "o" if len(x) < 15 else None
-                axes.plot(x, y, color=f"C{colour}", marker=mark, markersize=3, label=name if i == 0 else None)
+        else:
+            _curve(axes, found, f"C{one.colour}", one.label)
     _ends(axes, ends)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     _finish(axes, "epoch", label)
+
+
+def _curve(axes: "Axes", found: Drawn, colour: str, label: str) -> None:
+    """A coloured mean with its band; dotted, seeds that go on alone."""
+    x, y = found.mean
+    axes.plot(x, y, color=colour, marker="o" if len(x) < 15 else None, markersize=3, label=label)
+    for tail in found.tails:
+        axes.plot(*tail, color=colour, linewidth=0.9, linestyle=":")
+    if found.deviation:
+        low, high = ([a + sign * b for a, b in zip(y, found.deviation)] for sign in (-1, 1))
+        axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
 
 
 def _ends(axes: "Axes", ends: Sequence[tuple[float, float, str]]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from moco.analysis import charts as shown
 from moco.analysis.configurations import Configuration, scored
+from moco.analysis.courses import learning
 from moco.analysis.numbers import is_number
 from moco.analysis.report_curves import curves
 from moco.analysis.report_traces import Axis, Chart, Trace, chart, grey, titled
@@ -17,10 +18,10 @@ PIXELS = 110  # an axis of parallel coordinates needs so many
 
 def charts(found: Sequence[Configuration]) -> list[Chart]:
     """All charts of these configurations. Paused ones are marked in curves and heat map, and left out of the others."""
-    learning = shown.learning(found)
+    lines = learning(found)
     made = [
-        curves(learning, KNN.top1, f"{KNN.title} top-1 over the epochs", f"{KNN.title} top-1 (%)"),
-        curves(learning, "train/loss", "Training loss over the epochs", "loss"),
+        curves(lines, KNN.top1, f"{KNN.title} top-1 over the epochs", f"{KNN.title} top-1 (%)"),
+        curves(lines, "train/loss", "Training loss over the epochs", "loss"),
     ]
     paused = any(c.at_rung for c in found)
     for protocol in TABULATED:

@@ -1,5 +1,6 @@
 """What the report's charts are made of: plotly's traces and layouts as plain data."""
 
+import html
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias, TypedDict
 
@@ -27,6 +28,17 @@ def chart(title: str, traces: list[Trace], x: Axis, y: Axis, note: str = "", wid
 
 def titled(text: str, **more: object) -> Axis:
     return {"title": {"text": text}, **more}
+
+
+def epochs(end: float) -> Axis:
+    """An axis of epochs up to this one, with whole ticks, at most some ten of them."""
+    step = next(step for power in range(12) for base in (1, 2, 5) if 10 * (step := base * 10**power) >= end)
+    return titled("epoch", tick0=0, dtick=step, tickformat="d")
+
+
+def escaped(text: str) -> str:
+    """A text from a run's folder as plotly is to show it, which takes text for markup."""
+    return html.escape(text, quote=False)
 
 
 def grey(lines: Iterable[tuple[Sequence[Place], Sequence[float]]]) -> list[Trace]:

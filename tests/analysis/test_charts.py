@@ -78,15 +78,6 @@ def test_of_many_lines_the_best_few_have_a_colour() -> None:
     assert [colour for _, colour in many] == [*range(charts.BEST), None, None, None]
 
 
-def test_curves_are_thinned_and_end_where_the_run_ended() -> None:
-    lines: list[dict[str, Any]] = [{"epoch": i, "train/loss": 1 / i, "knn/top1": None} for i in range(1, 1001)]
-    lines += [{"epoch": 1000, "linear/top1": 60.0}, {"epoch": 1001, "train/loss": float("nan")}]
-    epochs, losses = charts.curve(lines, "train/loss", 0)
-    assert len(epochs) <= charts.POINTS and epochs[-1] == 1000 and losses[-1] == 0.001
-    assert len(charts.curve(lines, "train/loss", None)[0]) <= charts.GREY_POINTS
-    assert charts.curve(lines, "knn/top1", 0) == ([], [])
-
-
 def test_what_all_share_is_said_as_it_is_typed(grid: list[Configuration]) -> None:
     shared = charts.shared([c.flat for c in grid], ["temperature", "m"])
     assert shared[:3] == ["method=moco", "model=resnet18", "data=cifar10"] and "batch_size=512" in shared
@@ -131,13 +122,6 @@ def test_a_heat_map_keeps_values_at_rungs_apart_from_final_ones(halved: list[Con
     assert charts.heat(halved, "linear/top1") is None and all(
         "4096" not in line.label for panel in charts.panels(halved, "knn/top1") for line in panel.lines
     )
-
-
-def test_curves_of_paused_runs_say_so(halved: list[Configuration]) -> None:
-    learning = charts.learning(halved)
-    assert [[course.paused for course in one.runs] for one in learning] == [[False], [False], [True], [True]]
-    ends = [charts.curve(course.lines, "knn/top1", 0) for one in learning for course in one.runs]
-    assert [(x[-1], y[-1]) for x, y in ends] == [(90, 52.0), (90, 51.0), (30, 40.0), (10, 95.0)]
 
 
 def test_seeds_at_different_epochs_are_not_averaged(finish, checked, tmp_path: Path) -> None:

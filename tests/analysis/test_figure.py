@@ -1,5 +1,6 @@
 """The figure for a paper, in each of its formats."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,17 @@ def test_the_figure(places: dict[str, Path], tmp_path: Path, ending: str) -> Non
         assert out.read_bytes().startswith(BEGINNINGS[ending])
     if ending == "svg":  # in the names of axes: of its panel and of the heat map
         assert (tmp_path / "grid.svg").read_text().count("<!-- temperature -->") == 2
+
+
+def test_seeds_have_a_band_and_the_legend_is_in_the_order_of_values(places: dict[str, Path], tmp_path: Path) -> None:
+    texts = {}
+    for name in ("grid", "three"):
+        out = tmp_path / f"{name}.svg"
+        assert main(["plot", "--runs-dir", str(places[name]), "-o", str(out)]) == 0
+        texts[name] = out.read_text()
+    assert texts["grid"].count('id="FillBetweenPolyCollection_') == 8 and "FillBetween" not in texts["three"]
+    named = re.findall(r"<!-- temperature=0.1 m=(\d+) -->", texts["grid"])
+    assert named == ["512", "4096", "32768"]
 
 
 def test_a_random_search_of_a_thousand(places: dict[str, Path], tmp_path: Path) -> None:
