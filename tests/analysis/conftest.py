@@ -3,10 +3,12 @@
 import itertools
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from browsers import chromium
 from folders import point, write_paused, write_run, write_sweep
 from tracked import CONFIG
 
@@ -23,6 +25,12 @@ def run(tmp_path: Path) -> Run:
     run.folder.mkdir(parents=True)
     run.write_config(CONFIG)
     return run
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with chromium(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")
