@@ -1,7 +1,8 @@
-"""A bar with loss, images per second and time left on a terminal; plain lines, seldom enough to read, elsewhere."""
+"""A bar with time left, accuracies, loss and images per second on a terminal; plain lines, seldom enough to read, elsewhere."""
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
 
 SHOW_EVERY = 0.5  # seconds between looks at the loss, each of which waits for the device
 PLAIN_EVERY = 30.0  # seconds between plain lines
+BAR = 20  # its width
 
 
 class Progress:
@@ -23,14 +25,15 @@ class Progress:
             self.bar, self.task = _bar(what, total, start)
 
     def update(self, done: int, **numbers: float) -> None:
-        """`done` of `total` units; the numbers are shown beside it."""
-        shown = "  ".join(f"{key} {_short(value)}" for key, value in numbers.items())
+        """`done` of `total` units; the numbers are shown beside it, on a terminal as many of the first ones as have room."""
+        shown = [f"{key} {_short(value)}" for key, value in numbers.items()]
         if self.bar is not None:
             left = duration(self.left(done))
-            self.bar.update(self.task, completed=done, left=left, numbers=shown)
+            room = self.bar.console.width - len(f"{self.what}  {self.total}/{self.total} {left} left ") - BAR
+            self.bar.update(self.task, completed=done, left=left, numbers=_fitting(shown, room))
         elif time.monotonic() - self.shown >= PLAIN_EVERY:
             self.shown = time.monotonic()
-            self.line(f"{self.what}  {done}/{self.total}  {shown}  {duration(self.left(done))} left")
+            self.line(f"{self.what}  {done}/{self.total}  {'  '.join(shown)}  {duration(self.left(done))} left")
 
     def left(self, done: int) -> float:
         """Seconds left at the mean speed so far."""
@@ -54,7 +57,7 @@ def _bar(what: str, total: int, start: int) -> "tuple[Bar, TaskID]":
 
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
+        BarColumn(bar_width=BAR),
         MofNCompleteColumn(),
         TextColumn("{task.fields[left]} left"),
         TextColumn("{task.fields[numbers]}", style="dim"),
@@ -63,6 +66,17 @@ def _bar(what: str, total: int, start: int) -> "tuple[Bar, TaskID]":
     task = bar.add_task(what, total=total, completed=start, left="?", numbers="")
     bar.start()
     return bar, task
+
+
+def _fitting(texts: Sequence[str], room: int) -> str:
+    """As many of the first texts as have room on a line."""
+    fitting = ""
+    for text in texts:
+        longer = f"{fitting}  {text}" if fitting else text
+        if len(longer) > room:
+            break
+        fitting = longer
+    return fitting
 
 
 def _short(value: float) -> str:

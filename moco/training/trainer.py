@@ -82,6 +82,7 @@ class Trainer:
         self.per_epoch = len(images) // config.batch_size
         self.steps = config.epochs * self.per_epoch
         self.step, self.best, self._began = 0, dict[str, float](), time.monotonic()
+        self.last: Mapping[str, Json] = {}  # the newest value of each metric
         self.losses = torch.zeros(self.per_epoch, device=images.device)  # of this epoch's steps
         self._base_lrs = [group["lr"] for group in optimizer.param_groups]
         self._order: tuple[int, Tensor] | None = None  # of the images, with its epoch
@@ -134,6 +135,7 @@ class Trainer:
         """
         self.load()
         self.run.rewind_metrics(self.step // self.per_epoch)
+        self.last = self.run.last_metrics()
         self.tracker.catch_up(self.run.metrics())
         self.pause_at_rung()  # a kill may have come between the checkpoint and the decision
         bar = Progress("training", self.steps, self.step)
@@ -177,9 +179,14 @@ class Trainer:
         self.check_finite()
         speed = (self.step - bar.start) * self.config.batch_size / (time.monotonic() - bar.began)
         epoch = (self.step - 1) // self.per_epoch + 1
-        numbers = {"epoch": epoch, "loss": float(loss), "images/s": speed}
-        bar.update(self.step, **numbers)
-        lease.progress(step=self.step, steps=self.steps, left=bar.left(self.step), **numbers)
+        numbers = {"loss": float(loss), "images/s": speed}
+        bar.update(self.step, epoch=epoch, **self.accuracies(), **numbers)
+        lease.progress(step=self.step, steps=self.steps, left=bar.left(self.step), epoch=epoch, **numbers)
+
+    def accuracies(self) -> dict[str, float]:
+        """The last kNN top-1 and the best one so far, in percent; empty before the first."""
+        found = {"kNN": self.last.get(KNN.top1), "best": self.best.get(KNN.top1)}
+        return {name: score for name, score in found.items() if isinstance(score, int | float)}
 
     def end_epoch(self, bar: Progress, lease: Lease) -> None:
         """Evaluates where it is due, and writes the epoch's line."""
@@ -196,6 +203,7 @@ class Trainer:
             if regular and scores.get(KNN.top1, -1) > self.best.get(KNN.top1, -1):
                 self.best = {KNN.top1: scores[KNN.top1], "epoch": epoch}
         line |= {**scores, "seconds": round(self.seconds, 2)}
+        self.last = {**self.last, **scores}
         self.losses.zero_()
         lease.check()
         self.run.append_metrics(line)
