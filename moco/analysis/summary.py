@@ -1,4 +1,4 @@
-"""The answer in words: which configuration is best, by how much, and which others are not told apart from it.
+"""The answer in words: which configuration is best, or which may be, by how much, and what the numbers rest on.
 
 Numbers are accuracies in percent after the last epoch; those of a best epoch are never used.
 """
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from moco.analysis.configurations import Configuration, configurations, scored
 from moco.analysis.records import Entry, paused_note
 from moco.analysis.statistics import CONFIDENCE, Score, below_best, not_told_apart
+from moco.analysis.training_budget import differences
 from moco.protocols import KNN, TABULATED
 from moco.runs.settings import Flat
 from moco.runs.state import State
@@ -31,6 +32,8 @@ def sentences(entries: Sequence[Entry], states: Sequence[State]) -> list[str]:
         data.setdefault(measured_on(configuration.flat), []).append(configuration)
     for where, group in data.items():
         said += _answer(group, f"On {where}: " if len(data) > 1 else "")
+    if said and len(data) > 1:
+        said.append(f"Results on {' and '.join(data)} are not compared; the table and the charts show them together.")
     if not said:
         said.append("No run has finished yet.")
     return [*said, *_paused(entries), *_unfinished(entries, states)]
@@ -53,8 +56,11 @@ def _answer(found: Sequence[Configuration], prefix: str) -> list[str]:
         said = [f"{prefix}One configuration has finished, {best.label}: {reached}.", *_linear(found, ranking, prefix)]
         return said + _picked(best, paused)
     counts = sorted({s.n for _, s in ranking})
+    whom = "finished configurations" if paused else "configurations"
+    budgets = differences([configuration for configuration, _ in ranking])
     said = [
-        f"{prefix}{best.label} {_standing(ranking, reached, 'finished configurations' if paused else 'configurations')}",
+        f"{prefix}{_standing(ranking, reached, f'{whom} of different budgets ({budgets})' if budgets else whom)}",
+        *_budget(bool(budgets)),
         _margin(ranking),
         *_linear(found, ranking, prefix),
         f"Seeds of each configuration: {counts[0]}" + (f" to {counts[-1]}." if len(counts) > 1 else "."),
@@ -72,20 +78,30 @@ def _picked(best: Configuration, chosen: bool) -> list[str]:
     ]
 
 
+def _budget(differs: bool) -> list[str]:
+    """What to beware of where configurations differ in their budgets."""
+    said = "A number may be higher for a longer training or another split of the images alone: compare those of one budget."
+    return [said] if differs else []
+
+
 def _standing(ranking: Ranking, reached: str, whom: str) -> str:
-    """Where the first stands among whom, and which of the others seeds do not tell apart from it."""
-    others = len(ranking) - 1
+    """Which is the best of whom, or which may be, since seeds do not tell them apart."""
+    best, others = ranking[0][0].label, len(ranking) - 1
     if all(score.n == 1 for _, score in ranking):
-        return f"is the highest of {len(ranking)} {whom}: {reached}, but with one seed each they are not told apart."
+        return f"With one seed each nothing is told apart: {best} is the highest of {len(ranking)} {whom}, {reached}."
     close = [ranking[i] for i in not_told_apart(_by_seed(ranking, KNN.top1))]
     if not close:
         rest = "all others" if others > 1 else "the other"
-        return f"is the best of {len(ranking)} {whom}: {reached}, told apart from {rest} by seeds."
-    single = sum(score.n == 1 for _, score in close)
+        return f"{best} is the best of {len(ranking)} {whom}: {reached}, told apart from {rest} by seeds."
+    single = sum(score.n == 1 for _, score in [ranking[0], *close])
     note = f" ({single} of them with one seed)" if single else ""
     names = ", ".join(configuration.label for configuration, _ in close[:NAMED])
     more = f" and {len(close) - NAMED} more" if len(close) > NAMED else ""
-    return f"is the highest of {len(ranking)} {whom}: {reached}, but {_close(len(close), others)}{note}: {names}{more}."
+    which = f"one of {len(close) + 1}" if len(close) < others else "any of them"
+    return (
+        f"The best of {len(ranking)} {whom} may be {which}, which seeds do not tell apart{note}: {best} with the highest "
+        f"mean ({reached}), {names}{more}."
+    )
 
 
 def _close(count: int, others: int) -> str:

@@ -184,10 +184,11 @@ def test_the_answer_stands_on_top(visit, places) -> None:
     first = browser.execute_script("return document.querySelector('.answer p').textContent")
     top = max(disk, key=lambda key: statistics.fmean(result["knn/top1"] for result in disk[key]))
     assert first.startswith(
-        f"temperature={top[0]} m={top[1]} is the highest of 9 configurations: {mean(disk[top], 'knn/top1')} %"
+        f"The best of 9 configurations may be one of 3, which seeds do not tell apart: temperature={top[0]} m={top[1]} "
+        f"with the highest mean ({mean(disk[top], 'knn/top1')} %"
     )
     close = [f"temperature={key[0]} m={key[1]}" for key in disk if key[0] == top[0] and key != top]
-    assert "but 2 of 8 others are not told apart from it: " in first and all(name in first for name in close)
+    assert all(name in first for name in close)
     assert table(browser)[0]["m"] == str(top[1])
 
 

@@ -96,8 +96,10 @@ def test_seeds_that_do_not(seeds, answer) -> None:
     seeds(A, "temperature=0.1")
     seeds(B, "temperature=0.2")
     first, second, *_ = answer().splitlines()
-    assert first.startswith("temperature=0.1 is the highest of 2 configurations: ")
-    assert first.endswith(" after the last epoch, but the other is not told apart from it: temperature=0.2.")
+    assert first.startswith(
+        "The best of 2 configurations may be any of them, which seeds do not tell apart: temperature=0.1 "
+    )
+    assert first.endswith(" after the last epoch), temperature=0.2.")
     assert "is 1.27 points below (95% interval over seeds: -0.33 to 2.86)." in second
 
 
@@ -105,8 +107,10 @@ def test_those_that_are_not_told_apart_are_named(seeds, answer) -> None:
     for t, values in ((0.1, A), (0.2, B), (0.3, [60.0, 61.0, 60.5]), (0.4, [81.0, 80.9, 81.1])):
         seeds(values, f"temperature={t}", linear=60 - t)
     first, second, *rest = answer().splitlines()
-    assert first.startswith("temperature=0.1 is the highest of 4 configurations: ")
-    assert first.endswith("but 2 of 3 others are not told apart from it: temperature=0.4, temperature=0.2.")
+    assert first.startswith(
+        "The best of 4 configurations may be one of 3, which seeds do not tell apart: temperature=0.1 with "
+    )
+    assert first.endswith(" after the last epoch), temperature=0.4, temperature=0.2.")
     assert "(95% interval over seeds, 4 compared at once: " in second
     assert rest[0].startswith("Linear evaluation puts the same one first: 59.90 ± 0.00 % (n=3), but none")
 
@@ -114,8 +118,7 @@ def test_those_that_are_not_told_apart_are_named(seeds, answer) -> None:
 def test_many_that_are_not_told_apart_are_counted(seeds, answer) -> None:
     for t in range(1, 8):
         seeds([A[0] - t / 100, A[1], A[2] + t / 50 * (t % 2)], f"temperature=0.{t}", linear=60 + t / 10)
-    assert "highest of 7 configurations" in (first := answer().splitlines()[0])
-    assert "but none of the 6 others is told apart from it: temperature=0." in first
+    assert "The best of 7 configurations may be any of them" in (first := answer().splitlines()[0])
     assert first.count("temperature=") == 5 and first.endswith(" and 2 more.")
 
 
@@ -130,7 +133,7 @@ def test_linear_evaluation_names_how_many_are_not_told_apart(finish, answer) -> 
 def test_without_variation_there_is_no_interval(seeds, answer) -> None:
     seeds([51.0, 51.0], "temperature=0.1")
     seeds([50.0, 50.0], "temperature=0.2")
-    assert "but the other is not told apart from it: temperature=0.2." in answer()
+    assert "may be any of them, which seeds do not tell apart: temperature=0.1 " in answer()
     assert "is 1.00 points below. That does not vary from seed to seed, so there is no interval." in answer()
 
 
@@ -138,10 +141,10 @@ def test_one_seed_each_may_be_chance_and_says_what_to_type(finish, answer) -> No
     finish("temperature=0.1", top1=51.0)
     finish("temperature=0.2", top1=50.0)
     first, second, *_ = answer().splitlines()
-    assert first.startswith(
-        "temperature=0.1 is the highest of 2 configurations: 51.00 % kNN top-1 after the last epoch, but"
+    assert first == (
+        "With one seed each nothing is told apart: temperature=0.1 is the highest of 2 configurations, "
+        "51.00 % kNN top-1 after the last epoch."
     )
-    assert first.endswith("with one seed each they are not told apart.")
     assert second.startswith("The next, temperature=0.2, is 1.00 points below, which may be chance with one seed each")
     assert "seed=0,1,2" in answer() and "interval" not in answer() and "±" not in answer()
 
@@ -149,11 +152,11 @@ def test_one_seed_each_may_be_chance_and_says_what_to_type(finish, answer) -> No
 def test_one_seed_beside_several(seeds, finish, answer) -> None:
     seeds([50.0, 51.0], "temperature=0.1")
     finish("temperature=0.2", top1=60.0)
-    assert "but the other is not told apart from it: temperature=0.1." in answer()
+    assert "which seeds do not tell apart (1 of them with one seed): temperature=0.2 with the highest mean" in answer()
     assert "which may be chance with one seed of temperature=0.2" in answer()
     assert "Seeds of each configuration: 1 to 2." in answer()
     finish("temperature=0.3", top1=40.0)
-    assert "none of the 2 others is told apart from it (1 of them with one seed): temperature=0.1" in answer()
+    assert "which seeds do not tell apart (2 of them with one seed): temperature=0.2 with" in answer()
 
 
 def test_the_same_run_in_two_folders_counts_once(seeds, answer, tmp_path: Path) -> None:
@@ -169,7 +172,7 @@ def test_the_last_epoch_counts_and_the_best_is_never_shown(finish, answer) -> No
         folder = finish(f"temperature={t}", top1=last)
         result = json.loads((folder / "result.json").read_text())
         (folder / "result.json").write_text(json.dumps(result | {"best": {"knn/top1": best, "epoch": 3}}))
-    assert answer().startswith("temperature=0.1 is the highest of 2 configurations: 51.00 %")
+    assert "temperature=0.1 is the highest of 2 configurations, 51.00 %" in answer()
     assert "77.77" not in answer() and "88.88" not in answer()
 
 
@@ -188,8 +191,33 @@ def test_data_sets_are_not_compared_with_each_other(finish, answer) -> None:
     finish("temperature=0.2", top1=91.0)
     finish("data=cifar100", top1=60.0)
     said = answer()
-    assert "On cifar10: data=cifar10 temperature=0.2 is the highest of 2 configurations" in said
+    assert (
+        "On cifar10: With one seed each nothing is told apart: data=cifar10 temperature=0.2 is the highest of 2" in said
+    )
+    assert "Results on cifar10 and cifar100 are not compared; the table and the charts show them together." in said
     assert "On cifar100: One configuration has finished, data=cifar100 temperature=0.1: 60.00 %" in said
+
+
+@pytest.mark.parametrize(
+    "words, named",
+    [
+        (("epochs=8", "epochs=14"), "(epochs=8, 14; images seen 1.6 to 2.8 million)"),
+        (("data.validation=0.1", "data.validation=0.2"), "(data.validation=0.1, 0.2)"),
+        (("temperature=0.1", "batch_size=1024"), "(images seen 39.9 to 79.9 million)"),
+    ],
+)
+def test_what_differs_in_budget_is_not_ranked_without_a_warning(finish, answer, words, named: str) -> None:
+    finish(words[0], "optimizer.lr=0.06", top1=51.0)
+    finish(words[1], "optimizer.lr=0.06", top1=50.0)
+    first, second, *_ = answer().splitlines()
+    assert f"is the highest of 2 configurations of different budgets {named}, 51.00 %" in first
+    assert second.startswith("A number may be higher for a longer training or another split of the images alone")
+
+
+def test_of_one_budget_there_is_no_warning(finish, answer) -> None:
+    for t in (0.1, 0.2):
+        finish(f"temperature={t}", "data.validation=0.1")
+    assert "budget" not in answer()
 
 
 def test_linear_evaluation_agrees_or_does_not(finish, answer) -> None:
@@ -235,7 +263,7 @@ def test_paused_runs_are_counted_apart_and_not_compared(finish, answer, checked,
         write_paused(runs_dir, point(cfg, {"temperature": 0.3, "seed": seed}), epoch, 99.0)
     failed = write_run(runs_dir, point(cfg, {"temperature": 0.4}), epochs=1, error="no")
     said = answer().splitlines()
-    assert said[0].startswith("temperature=0.1 is the highest of 2 finished configurations: 51.00 %")
+    assert "temperature=0.1 is the highest of 2 finished configurations, 51.00 %" in said[0]
     trained, grid = 2 * 90 + 10 + 10 + 30 + 1, 6 * 90
     assert said[-3:] == [
         "3 of 6 runs are paused at epochs 10 to 30: they are not compared with those that have finished.",
