@@ -1,8 +1,9 @@
 """Tables that fit a terminal, drawn by rich: words go on in the next line, numbers stay whole, columns that matter less go."""
 
+import bisect
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -138,6 +139,13 @@ def draw(columns: Sequence[Column], width: int) -> "tuple[Table, str]":
     for row in rows:
         table.add_row(*row)
     return table, f"Not shown in {width} columns: {', '.join(dropped)}" if dropped else ""
+
+
+def most(number: int, fits: Callable[[int], bool]) -> int:
+    """The most rows, `number` at most, that fit; fewer fit where more do, and none does always."""
+    if fits(number):
+        return number
+    return bisect.bisect_left(range(number), True, lo=1, key=lambda n: not fits(n)) - 1 if number else 0
 
 
 def plain(columns: Sequence[Column]) -> str:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from moco.analysis.numbers import is_number
 from moco.analysis.records import Entry, placed, read, states
-from moco.io import Json
 from moco.launch import slurm_client as slurm
-from moco.protocols import KNN, LINEAR, LINEAR_CACHED
+from moco.protocols import LINEAR, LINEAR_CACHED
+from moco.runs.how_far import how_far
 from moco.runs.lease import Holder
-from moco.runs.run import Run
+from moco.runs.run import JobRecord, Run
 from moco.runs.settings import describe
 from moco.runs.state import State
 from moco.runs.sweep import Sweep
@@ -96,19 +96,21 @@ def _standing(
 ) -> Standing:
     run = entry.run
     holder, job, last = run.holder(), run.job(), run.last_metrics()
+    if _starts(run, state, holder, job):
+        state = State.STARTING
     running = state == State.RUNNING
-    progress: Mapping[str, Json] = dict(holder.progress) if holder and running else {}
+    far = how_far(run, holder if running else None, last)
     waiting = queue.get(job.job) if job and not slurm.is_over(run) else None
     return Standing(
         id=run.id,
         state=state,
         settings=settings,
-        epoch=_whole(progress.get("epoch")) or _whole(last.get("epoch")),
+        epoch=far.epoch,
         epochs=_whole(entry.flat.get("epochs")),
-        loss=_number(progress.get("loss") if running else last.get("train/loss")),
-        knn=_number(last.get(KNN.top1)),
+        loss=far.loss,
+        knn=far.knn,
         linear=_number(last.get(LINEAR.top1, last.get(LINEAR_CACHED.top1))),
-        left=_number(progress.get("left")),
+        left=far.left,
         where=_where(holder, waiting) if holder and running else _why(entry, waiting),
         job=job.job if job else "",
         trouble=_trouble(run) if state == State.DONE and holder and holder.what == "linear_eval" else "",
@@ -116,6 +118,15 @@ def _standing(
         trained=_whole(last.get("epoch")) or 0,
         undecided=bool(entry.rung and holder and (sweep := holder.place.sweep) and decides(run.folder.parent, sweep)),
     )
+
+
+def _starts(run: Run, state: State, holder: Holder | None, job: JobRecord | None) -> bool:
+    """Whether a job is at work for the run that does not hold it yet: it loads torch and the data."""
+    if state == State.RUNNING:  # by SLURM's word
+        return run.attempt() != State.RUNNING
+    if state == State.DONE or job is None or not job.lives or run.failure():
+        return False
+    return holder is None or holder.started < job.submitted
 
 
 def _trouble(run: Run) -> str:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from moco.analysis.records import clock_note, state_counts
 from moco.analysis.standings import Standing
+from moco.runs.how_far import time_left
 from moco.runs.state import State
-from moco.terminal import Column, draw, plain
+from moco.terminal import Column, draw, most, plain
 from moco.training.progress import duration
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from rich.segment import Segment
 
 STYLES = {State.DONE: "green", State.RUNNING: "cyan", State.QUEUED: "yellow", State.STOPPED: "yellow"}
-STYLES |= {State.PAUSED: "bright_yellow", State.PENDING: "dim"}
+STYLES |= {State.PAUSED: "bright_yellow", State.PENDING: "dim", State.STARTING: "cyan"}
 TROUBLE = "red"  # the style of all other states
 
 
@@ -96,10 +97,41 @@ def _counts(found: Sequence[Standing]) -> str:
         from moco.launch.budget import Spent  # which takes its time to load
 
         told.append(f"{Spent(sum(s.trained for s in found), sum(s.epochs or 0 for s in found))} are trained")
+    told += _prospects(found)
     told += filter(None, [clock_note(sum(s.by_own_clock for s in found))])
     told += [f"{s.id} waits at {s.where}" for s in found if s.state == State.PAUSED and s.where and len(found) == 1]
     told += [f"linear evaluation of {s.id} {s.trouble}: see python -m moco logs {s.id}" for s in found if s.trouble]
     return "\n".join(told)
+
+
+def _prospects(found: Sequence[Standing]) -> list[str]:
+    """The best score so far, where all are scored on the same data, and when all will be over, while some run."""
+    said = []
+    scored = [(s.knn, s) for s in found if s.knn is not None]
+    if len(scored) > 1 and not any(word.startswith("data") for s in found for word in s.settings.split()):
+        top, best = max(scored, key=lambda pair: pair[0])
+        said.append(f"best kNN so far {top:.2f}: {best.settings}" + (f" ({best.state})" * (best.state != State.DONE)))
+    if (left := _time_left(found)) is not None:
+        halved = any(s.state == State.PAUSED for s in found)
+        said.append(f"over in {'at least' if halved else 'about'} {duration(left)}, at the pace of those that run")
+    return said
+
+
+def _time_left(found: Sequence[Standing]) -> float | None:
+    """Seconds until the runs are over, if no more run at a time than now; None where nothing is known."""
+    running = [s for s in found if s.left is not None and s.epochs and s.epoch]
+    slots = sum(s.state in (State.RUNNING, State.STARTING) for s in found)
+    if not running:
+        return None
+    # What runs is in its epoch number `epoch`.
+    epochs = sum((s.epochs or 0) - (s.epoch or 0) + 1 for s in running)
+    pace = sum(s.left or 0.0 for s in running) / max(1, epochs)
+
+    def whole(state: State) -> list[float]:
+        return [pace * max(0, (s.epochs or 0) - s.trained) for s in found if s.state == state]
+
+    lefts = [s.left or 0.0 for s in running] + whole(State.STARTING)
+    return time_left(lefts, whole(State.QUEUED) + whole(State.PENDING), max(slots, len(lefts)))
 
 
 def _screen(found: Sequence[Standing], seconds: float, console: "Console") -> "RenderableType":
@@ -110,26 +142,34 @@ def _screen(found: Sequence[Standing], seconds: float, console: "Console") -> "R
     from rich.segment import Segment, SegmentLines
 
     room = console.height - 2
-    lines = _lines(found, seconds, console)
+    lines = _lines(found, found, seconds, console)
     if len(lines) > room:
         first = sorted(found, key=_urgency)
-        lines = [*_lines(first, seconds, console)[: room - 1], [Segment("...")]]
+
+        def cut(number: int) -> "list[list[Segment]]":
+            rest = state_counts(s.state for s in first[number:])
+            return [*_lines(first[:number], found, seconds, console), [Segment(f"... and {rest}")]]
+
+        lines = cut(most(min(len(first), room), lambda number: len(cut(number)) <= room))[:room]
     return SegmentLines([*lines, [Segment(" ")]], new_lines=True)
 
 
 def _urgency(standing: Standing) -> int:
     """What happens now comes first, then what waits, what went wrong, what is paused, what is done."""
-    last = (State.PENDING, State.PAUSED, State.DONE)
-    if standing.state in last:
-        return (2, 4, 5)[last.index(standing.state)]
-    return 3 if standing.state.is_finished else 1
+    first = (State.RUNNING, State.STARTING, State.QUEUED, State.PENDING)
+    last = (State.PAUSED, State.DONE)
+    if standing.state in first:
+        return first.index(standing.state)
+    return len(first) + (1 + last.index(standing.state) if standing.state in last else 0)
 
 
-def _lines(found: Sequence[Standing], seconds: float, console: "Console") -> "list[list[Segment]]":
-    """The counts and the table below them, line by line."""
+def _lines(
+    shown: Sequence[Standing], found: Sequence[Standing], seconds: float, console: "Console"
+) -> "list[list[Segment]]":
+    """The counts of those that were found and the table of those that are shown below them, line by line."""
     from rich.console import Group
     from rich.text import Text
 
-    table, note = draw(_columns(found), console.width)
+    table, note = draw(_columns(shown or found[:1]), console.width)
     above = Text("\n".join(filter(None, [_clock(seconds), _counts(found), note, " "])))
-    return console.render_lines(Group(above, table), pad=False)
+    return console.render_lines(Group(above, *[table] * bool(shown)), pad=False)

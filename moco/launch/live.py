@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from moco.errors import UserError
 from moco.launch import budget
 from moco.launch.job import Task
-from moco.launch.pace import Job, Pace, Point, point, stands, time_left, units
+from moco.launch.pace import Job, Pace, Point, point, stands, units
+from moco.runs.how_far import time_left
 from moco.runs.state import State
-from moco.terminal import Column, draw
+from moco.terminal import Column, draw, most
 from moco.training.progress import duration
 
 if TYPE_CHECKING:
@@ -161,12 +162,13 @@ def picture(points: Sequence[Point], lines: Sequence[str], console: "Console") -
 
     below = Text("\n".join(lines), overflow="fold")
     room = console.height - 2 - len(console.render_lines(below))  # less the blank line, and that of the cursor
-    for number in range(min(len(points), room), 0, -1):
-        table = draw(columns(points[:number]), console.width)[0]
+
+    def table(number: int) -> list["RenderableType"]:
         rest = [f"... and {len(points) - number} more"] if number < len(points) else []
-        if len(console.render_lines(table)) + len(rest) <= room:
-            return Group(table, *rest, below, " ")
-    return Group(below, " ")
+        return [draw(columns(points[:number]), console.width)[0], *rest] if number else []
+
+    number = most(min(len(points), room), lambda number: len(console.render_lines(Group(*table(number)))) <= room)
+    return Group(*table(number), below, " ")
 
 
 def columns(points: Sequence[Point]) -> list[Column]:

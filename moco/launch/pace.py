@@ -1,7 +1,5 @@
 """What jobs that run have left to do, and how long it takes, by their leases and metrics. Imports no torch."""
 
-import heapq
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from moco.launch import budget
@@ -69,19 +67,6 @@ def units(task: Task, epoch: int) -> int:
         return 1
     rungs = task.halving.epochs(task.config.epochs)[task.passed :] if task.halving else []
     return max(1, next((rung for rung in rungs if rung > epoch), task.config.epochs) - epoch)
-
-
-def time_left(running: Sequence[float], waiting: Sequence[float], slots: int) -> float:
-    """Seconds until all is over: what waits begins in its order, wherever a job ends first.
-
-    Args:
-        running, waiting: seconds that the jobs take from now on.
-    """
-    ends = [*running, *[0.0] * (slots - len(running))]
-    heapq.heapify(ends)
-    for seconds in waiting:
-        heapq.heapreplace(ends, ends[0] + seconds)
-    return max(ends)
 
 
 def point(job: Job, stops: bool) -> Point:

@@ -1,9 +1,10 @@
-"""How far a run is, as its lease and its metrics tell. Imports no torch."""
+"""How far a run is, as its lease and its metrics tell, and when all of several are over. Imports no torch."""
 
+import heapq
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from moco.io import Json
@@ -38,11 +39,7 @@ def how_far(run: Run, holder: Holder | None, last: Mapping[str, Json] | None = N
     last = run.last_metrics() if last is None else last
     epoch, loss, knn = _number(last.get("epoch")), _number(last.get("train/loss")), _number(last.get(KNN.top1))
     told = holder.progress if holder else {}
-    if (
-        holder
-        and told
-        and (holder.what != "train" or (_number(told.get("step")) or 0) >= (_number(last.get("step")) or 0))
-    ):
+    if holder and told and (holder.what != "train" or told.get("step", math.inf) >= (_number(last.get("step")) or 0)):
         epoch, loss = _number(told.get("epoch")) or epoch, _number(told.get("loss"))
     left = _number(told.get("left"))
     return HowFar(
@@ -60,3 +57,16 @@ def _age(run: Run) -> float:
         return min(max(0.0, time.time() - os.stat(run.folder / "lease.json").st_mtime), HEARTBEAT)
     except OSError:
         return 0.0
+
+
+def time_left(running: Sequence[float], waiting: Sequence[float], slots: int) -> float:
+    """Seconds until all is over: what waits begins in its order, wherever a job ends first.
+
+    Args:
+        running, waiting: seconds that the jobs take from now on.
+    """
+    ends = [*running, *[0.0] * (slots - len(running))]
+    heapq.heapify(ends)
+    for seconds in waiting:
+        heapq.heapreplace(ends, ends[0] + seconds)
+    return max(ends)

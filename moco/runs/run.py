@@ -31,7 +31,7 @@ from moco.io import FULL, Json, Unwritable, read_mapping, write_atomic, write_js
 from moco.protocols import KNN
 from moco.runs.clock import by_own_clock, silence
 from moco.runs.identity import flatten
-from moco.runs.lease import BY_HAND, Damaged, Holder, Lease, Place, Stopped, alive, ending
+from moco.runs.lease import BY_HAND, Damaged, Holder, Lease, Place, Stopped, alive, born, ending, machine
 from moco.runs.state import State
 
 if TYPE_CHECKING:
@@ -56,6 +56,13 @@ class JobRecord:
     sweeps: list[str] = field(default_factory=list)  # other sweeps that count on it
     beside: list[str] = field(default_factory=list)  # folders of the other runs that share it
     shared_log: str = ""  # what the job itself says, where runs share it
+    machine: str = ""  # of a local job
+    born: str | None = None  # when its process started
+
+    @property
+    def lives(self) -> bool:
+        """Whether it is a local job of this machine whose process has not ended."""
+        return self.born is not None and self.machine == machine() and born(int(self.job)) == self.born
 
 
 class Run:
@@ -270,6 +277,8 @@ class Run:
         label = label or (before.label if before else "")
         now = time.time()
         record = JobRecord(job, str(log), queue, sweep, now, label, [*work], [*earlier], [], [*beside], str(shared_log))
+        if queue == "local" and job.isdecimal():  # a process's id
+            record.machine, record.born = machine(), born(int(job))
         write_json(self.folder / "job.json", dataclasses.asdict(record))
 
     def count_on(self, sweep: str) -> None:

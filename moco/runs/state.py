@@ -8,6 +8,7 @@ class State(enum.StrEnum):
 
     PENDING = "pending"  # not begun, or something is left to do
     QUEUED = "queued"  # waits in SLURM's queue
+    STARTING = "starting"  # a job loads torch and does not hold the run yet; said by status alone, which looks at jobs
     RUNNING = "running"
     PAUSED = "paused"  # at a rung of successive halving, with a checkpoint
     DONE = "done"
@@ -25,4 +26,4 @@ class State(enum.StrEnum):
     @property
     def is_finished(self) -> bool:
         """Whether nothing more happens by itself."""
-        return self not in (State.PENDING, State.QUEUED, State.RUNNING)
+        return self not in (State.PENDING, State.QUEUED, State.STARTING, State.RUNNING)

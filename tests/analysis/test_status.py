@@ -68,7 +68,8 @@ def test_standings_are_what_the_folders_and_the_queue_say(runs: list[Run], monke
     assert done == Standing(runs[0].id, State.DONE, "seed=0", 200, 200, done.loss, 81.0, 85.0, trained=200)
     assert (running.trained, failed.trained) == (30, 3)
     assert (running.state, running.epoch, running.epochs, running.loss) == (State.RUNNING, 31, 200, 6.5)
-    assert (running.left, running.where, running.job, running.linear) == (7777.0, "node7:gpu 0", "77", None)
+    assert (running.where, running.job, running.linear) == ("node7:gpu 0", "77", None)
+    assert running.left is not None and 7767 <= running.left <= 7777  # since the last heartbeat
     assert running.knn == runs[1].last_metrics()["knn/top1"] and running.settings == "seed=1"
     assert (failed.state, failed.epoch, failed.knn, failed.where) == (State.FAILED, 3, None, "")
     assert (queued.state, queued.where, queued.job) == (State.QUEUED, "Resources", "12_3")
@@ -107,7 +108,12 @@ def test_plain_text_has_full_width_and_no_colours() -> None:
     ]
     starts = [line.index("temperature=") for line in lines[1:6]]
     assert len(set(starts)) == 1 and starts[0] == lines[0].index("settings")
-    assert lines[-1] == "1 done, 1 running, 1 queued, 1 out of memory, 1 pending" and "\033" not in text(MANY)
+    assert lines[-3:] == [
+        "1 done, 1 running, 1 queued, 1 out of memory, 1 pending",
+        "best kNN so far 81.25: temperature=0.07 m=512",
+        "over in about 2h09m, at the pace of those that run",
+    ]
+    assert "\033" not in text(MANY)
     assert "linear" not in text(MANY[2:]) and "left" not in text(MANY[2:])  # empty columns are left out
 
 
@@ -151,11 +157,14 @@ def test_states_have_colours_in_a_terminal() -> None:
 
 def test_on_a_short_screen_what_happens_now_comes_first() -> None:
     done = [dataclasses.replace(MANY[0], id=f"done{i:06d}") for i in range(40)]
-    for found, height in (([*done, *MANY[1:]], 20), (MANY, 9)):
+    for found, height in (([*done, *MANY[1:]], 20), (MANY, 11)):
         console = Console(file=io.StringIO(), width=160, height=height)
         lines = console.render_lines(status._screen(found, 5, console), pad=False)
         texts = ["".join(segment.text for segment in line).rstrip() for line in lines]
-        assert len(texts) == height - 1 and texts[-1] == "" and texts[-2] == "..."
+        assert len(texts) == height - 1 and texts[-1] == ""
+        left_out = len(found) - sum(bool(re.match(r"[a-z]{4}\w{6} ", line)) for line in texts)
+        assert sum(map(int, re.findall(r"\d+", texts[-2]))) == left_out and texts[-2].startswith("... and ")
+        assert any(line.split()[:2] == ["id", "state"] for line in texts)
         assert "1 running" in texts[1]
         rows = [line.split()[0] for line in texts if re.match(r"[a-z]{4}\w{6} ", line)]
         assert rows[:2] == ["bcdefghijk", "cdefghijkl"]
@@ -168,9 +177,7 @@ def test_watching_into_a_pipe_prints_plain_tables_until_all_have_ended(capsys) -
     looks = iter([MANY, [MANY[0], MANY[3]]])
     status.watch(lambda: next(looks), 0.01, None)
     out = capsys.readouterr().out
-    assert (
-        out.count("every 0.01s, Ctrl-C ends") == 2 and out.endswith("1 done, 1 out of memory\n") and "\033" not in out
-    )
+    assert out.count("every 0.01s, Ctrl-C ends") == 2 and "\n1 done, 1 out of memory\n" in out and "\033" not in out
 
 
 def test_watch_redraws_in_place_and_ctrl_c_ends_it_quietly(runs: list[Run]) -> None:
@@ -217,6 +224,39 @@ def test_a_linear_evaluation_that_failed_is_told_though_its_run_is_done(finish: 
     assert "linear evaluation" not in text(standings([run]))
 
 
+def test_a_job_that_loads_torch_is_starting(finish: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of this machine, as long as its process lives and before it holds the run; one of SLURM's, by its queue."""
+    run = Run(finish("seed=0", epochs=5))
+    run.note_job(str(os.getpid()), "log", "local", "s")
+    [standing] = standings([run])
+    assert (standing.state, standing.epoch, standing.left) == (State.STARTING, 5, None) and not standing.has_ended
+    hold(run, Place(), epoch=6.0)
+    assert standings([run])[0].state == State.RUNNING
+    (run.folder / "lease.json").unlink()
+    run.fail(ValueError())
+    assert standings([run])[0].state == State.FAILED
+    run.note_job(str(2**22 + 1), "log", "local", "s")  # no process has such a number
+    (run.folder / "error.txt").unlink()
+    assert standings([run])[0].state == State.PENDING
+    run.note_job("12_3", "log", "slurm", "s")
+    for word, state in {"PENDING": State.QUEUED, "RUNNING": State.STARTING}.items():
+        monkeypatch.setattr(slurm_client, "queued", lambda runs, word=word: Queue({"12_3": QueueEntry(word)}))
+        assert standings([run])[0].state == state
+
+
+def test_time_left_and_best_of_a_sweep() -> None:
+    running = Standing("a", State.RUNNING, "m=1", 51, 100, knn=30.0, left=100.0, trained=50)
+    waits = [Standing("b", State.PENDING, "m=2", epochs=100), Standing("c", State.STARTING, "m=3", epochs=100)]
+    said = text([running, *waits]).splitlines()
+    assert said[-1] == "over in about 5m00s, at the pace of those that run"  # two at a time: 100 + 200 s beside 200 s
+    assert "best" not in said[-2]
+    done = Standing("d", State.DONE, "m=4", 100, 100, knn=29.0)
+    assert "best kNN so far 30.00: m=1 (running)" in text([running, done])
+    assert "over in" not in text([*waits, done])
+    other = dataclasses.replace(done, settings="data=digits m=4")
+    assert "best" not in text([running, other])
+
+
 # Paused runs
 
 WHY = "rung 1 of 2: rank 5 of the 9 that are here, of 9"
@@ -243,7 +283,8 @@ def test_a_paused_run_tells_its_epoch_and_why(paused: list[Run]) -> None:
     assert WHY in lines[1] and "10/90" in lines[1]
     trained, grid = 10 + 10 + 90, 3 * 90
     share = f"{100 * trained / grid:.0f} %"
-    assert lines[-2:] == ["2 paused, 1 done", f"{trained} of the grid's {grid} epochs ({share}) are trained"]
+    said = ["2 paused, 1 done", f"{trained} of the grid's {grid} epochs ({share}) are trained"]
+    assert lines[-3:] == [*said, "best kNN so far 50.00: seed=2"]
     assert "trained" not in text(MANY)
 
 

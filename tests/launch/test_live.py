@@ -19,8 +19,8 @@ from moco.io import write_json
 from moco.launch.halving import Halving
 from moco.launch.job import Task
 from moco.launch.live import Screen, Sight, counts, over, picture
-from moco.launch.pace import Job, Pace, Point, point, stands, time_left, units
-from moco.runs.how_far import HowFar
+from moco.launch.pace import Job, Pace, Point, point, stands, units
+from moco.runs.how_far import HowFar, time_left
 from moco.runs.lease import Holder, born, machine
 from moco.runs.run import Run
 from moco.runs.state import State
