@@ -5,6 +5,7 @@ import dataclasses
 import gc
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -53,10 +54,40 @@ def counts(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"{text} should be whole numbers above 0, such as 2,3") from error
 
 
+def port(text: str) -> int:
+    """The number of a port."""
+    if not 1 <= (number := int(text)) < 2**16:
+        raise argparse.ArgumentTypeError(f"{text} should be a port, 1 to 65535")
+    return number
+
+
+def add_serve(one: argparse.ArgumentParser, other: "argparse._MutuallyExclusiveGroup") -> None:
+    other.add_argument("--serve", action="store_true", help="the report as a live page on 127.0.0.1, until Ctrl-C")
+    one.add_argument("--port", type=port, help="of --serve (default: a free one)")
+
+
+def served(given: Given) -> bool:
+    """Whether a page is asked for, which has been served then.
+
+    Raises:
+        UserError: a port is given without.
+    """
+    if given.port and not given.serve:
+        raise UserError("--port belongs to --serve: add it")
+    if given.serve:
+        from moco.analysis.serve import serve
+
+        selected(given)
+        serve(given.runs_dir, given.names, given.port or 0)
+    return bool(given.serve)
+
+
 def add_status(commands: Commands) -> None:
     one = commands.add_parser("status", help="where each run stands")
     one.add_argument("names", nargs="*", help=NAMES)
-    one.add_argument("--watch", action="store_true", help="redraw until all have ended")
+    ways = one.add_mutually_exclusive_group()
+    ways.add_argument("--watch", action="store_true", help="redraw until all have ended")
+    add_serve(one, ways)
     one.add_argument("--seconds", type=positive, default=5, help="between redraws (default: 5)")
     one.set_defaults(call=status)
 
@@ -66,6 +97,8 @@ def status(given: Given) -> None:
     from moco.analysis.standings import standings
     from moco.terminal import console
 
+    if served(given):
+        return
     if given.watch:
         status.watch(lambda: standings(selected(given)), given.seconds, console())
     else:
@@ -163,8 +196,8 @@ def add_replay(commands: Commands) -> None:
 
 def replay(given: Given) -> None:
     from moco.analysis import replay_view
-    from moco.terminal import console
     from moco.launch.halving import Halving
+    from moco.terminal import console
 
     if min(given.halving) < 2:
         raise UserError("--halving 1 lets all go on: give 2 or more")
@@ -199,13 +232,17 @@ def add_report(commands: Commands) -> None:
         "report", help="one HTML file: the answer in words, sortable table, charts; opens offline"
     )
     one.add_argument("names", nargs="*", help=NAMES)
-    one.add_argument("-o", "--out", type=Path, default=Path("report.html"), help="the file (default: report.html)")
+    ways = one.add_mutually_exclusive_group()
+    ways.add_argument("-o", "--out", type=Path, default=Path("report.html"), help="the file (default: report.html)")
+    add_serve(one, ways)
     one.set_defaults(call=report)
 
 
 def report(given: Given) -> None:
     from moco.analysis.report import write
 
+    if served(given):
+        return
     answer: list[str] = []
     selected(given)
     written(given.out, lambda: answer.extend(write(given.runs_dir, given.names, given.out)))
@@ -245,6 +282,34 @@ def views(given: Given) -> None:
     said: list[str] = []
     written(given.out, lambda: said.append(views.write(images, given.out)))
     print("\n".join(said))
+
+
+def add_show(commands: Commands) -> None:
+    one = commands.add_parser(
+        "show",
+        help="one HTML file of a run, from its checkpoint: curves, neighbours, confusions, a map of features; opens offline",
+        description="Writes an HTML file of a run that has a checkpoint, done or not: curves, the nearest neighbours of twenty "
+        "test images, what kNN confuses, a map of the test images by t-SNE, the views, settings, provenance and the log's end. "
+        "It computes the features of all images, on the best device here unless device=cpu is given.",
+    )
+    one.add_argument(
+        "words", nargs="+", metavar="run", help="id or folder, then data.root=... where its images have moved"
+    )
+    one.add_argument("-o", "--out", type=Path, default=Path("show.html"), help="the file (default: show.html)")
+    one.set_defaults(call=show)
+
+
+def show(given: Given) -> None:
+    from moco.analysis.show import write
+    from moco.config.schema import DEVICE
+
+    run, changed = named(given, ("data.root", "device"))
+    answer: list[str] = []
+    root, device = changed.get("data.root"), changed.get("device", "auto")
+    if not re.fullmatch(DEVICE, device):
+        raise UserError(f"device={device} should be auto, cpu, cuda, cuda:1 or mps")
+    written(given.out, lambda: answer.extend(write(run, given.out, root, device)))
+    print("\n".join([*answer, f"{given.out} shows the run"]))
 
 
 def is_name(words: Sequence[str]) -> bool:
@@ -364,6 +429,7 @@ COMMANDS = (
     add_plot,
     add_report,
     add_views,
+    add_show,
     add_sync,
     add_dashboard,
     add_export,

@@ -54,7 +54,16 @@ def load_encoder(run: Run, encoder: nn.Module) -> nn.Module:
     Raises:
         UserError: no checkpoint, a damaged one, or one of another shape.
     """
-    content = load_checkpoint(run.checkpoint)["method"]
+    return load_weights(run, load_checkpoint(run.checkpoint), encoder)
+
+
+def load_weights(run: Run, checkpoint: Mapping[str, Any], encoder: nn.Module) -> nn.Module:
+    """The backbone with the weights of the run's checkpoint, which has been read, loaded strictly.
+
+    Raises:
+        UserError: it is of another shape.
+    """
+    content = checkpoint["method"]
     prefix = "encoder."
     weights = {key[len(prefix) :]: value for key, value in content.items() if key.startswith(prefix)}
     try:
