@@ -4,6 +4,7 @@ The page is report.html.j2; the charts are plotly's, whose script is embedded on
 variables (--c0), which the page replaces for light and dark.
 """
 
+import base64
 import datetime
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ from moco.analysis import charts, report_charts, report_table
 from moco.analysis.configurations import configurations
 from moco.analysis.page import template
 from moco.analysis.records import Entry, look, state_counts
-from moco.analysis.summary import sentences
+from moco.analysis.report_best import best
+from moco.analysis.summary import by_images, sentences
 from moco.io import write_atomic
 from moco.protocols import KNN
 from moco.runs.listing import other_folders
@@ -59,11 +61,15 @@ def _content(entries: Sequence[Entry], states: Sequence[State]) -> dict[str, obj
     found = configurations(entries)
     keys = [key for key in varying([c.flat for c in found]) if key != "seed"] or ["method.name"]
     paused, unfinished = _paused(entries), _unfinished(entries, states)
+    groups = by_images(found)
+    bests = [one for where, group in groups.items() if (one := best(where if len(groups) > 1 else "", group))]
     by_folder = {entry.run.folder: state for entry, state in zip(entries, states)}
     return {
         "counts": f"{len(entries)} runs: {state_counts(states)}",
         "when": datetime.datetime.now().strftime("%d %b %Y, %H:%M"),
         "shared": charts.shared([c.flat for c in found], keys),
+        "bests": bests,
+        "csv": base64.b64encode(report_table.as_csv(found, keys, by_folder).encode()).decode(),
         "paused": paused[:NAMED],
         "more_paused": max(0, len(paused) - NAMED),
         "unfinished": unfinished[:NAMED],

@@ -1,5 +1,7 @@
 """The report's table: one row per configuration. A cell is the text that is shown and the value that it is sorted by."""
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NotRequired, TypeAlias, TypedDict
@@ -81,6 +83,29 @@ def table(found: Sequence[Configuration], keys: Sequence[str], states: Mapping[P
             row["published"] = [("published", ""), *[EMPTY] * (len(keys) - 1), *theirs, *blank, (source, source)]
         rows.append(row)
     return {"heads": heads, "rows": rows}
+
+
+def as_csv(found: Sequence[Configuration], keys: Sequence[str], states: Mapping[Path, State]) -> str:
+    """The table's numbers in full: mean, deviation and number of seeds of each metric. Of paused runs it has the state."""
+    metrics = [p.metric(k) for p in TABULATED if any(c.values(p.top1) for c in found) for k in (1, 5)]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    parts = [f"{metric} {part}" for metric in metrics for part in ("mean", "std", "seeds")]
+    writer.writerow([*map(_harmless, keys), *parts, "minutes", "images_per_second", "state", "runs"])
+    for c in in_order(found):
+        numbers: list[object] = []
+        for metric in metrics:
+            score = c.score(metric)
+            numbers += [score.mean, score.std, score.n] if score else [None] * 3
+        settings = [_harmless("" if (value := c.flat.get(key)) is None else plain(value)) for key in keys]
+        ids = " ".join(entry.run.id for entry in c.entries)
+        writer.writerow([*settings, *numbers, c.minutes, c.images_per_second, _states(c, states)[0], _harmless(ids)])
+    return out.getvalue()
+
+
+def _harmless(text: str) -> str:
+    """A text that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "@", "\t", "\r")) else text
 
 
 def _published(c: Configuration, metrics: Sequence[str]) -> tuple[list[Cell], str]:

@@ -27,9 +27,7 @@ def sentences(entries: Sequence[Entry], states: Sequence[State]) -> list[str]:
         states: of each run, as records.look gives them.
     """
     said = []
-    data: dict[str, list[Configuration]] = {}
-    for configuration in configurations(entries):
-        data.setdefault(measured_on(configuration.flat), []).append(configuration)
+    data = by_images(configurations(entries))
     for where, group in data.items():
         said += _answer(group, f"On {where}: " if len(data) > 1 else "")
     if said and len(data) > 1:
@@ -37,6 +35,14 @@ def sentences(entries: Sequence[Entry], states: Sequence[State]) -> list[str]:
     if not said:
         said.append("No run has finished yet.")
     return [*said, *_paused(entries), *_unfinished(entries, states)]
+
+
+def by_images(found: Sequence[Configuration]) -> dict[str, list[Configuration]]:
+    """The configurations by the images that they are measured on."""
+    data: dict[str, list[Configuration]] = {}
+    for configuration in found:
+        data.setdefault(measured_on(configuration.flat), []).append(configuration)
+    return data
 
 
 def measured_on(flat: Flat) -> str:
