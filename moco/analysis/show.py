@@ -82,7 +82,6 @@ def write(run: Run, out: Path, root: str | None = None, device: str = "auto") ->
         OSError: `out` cannot be written.
     """
     page, plotly = template("show.html.j2", "show")
-    run.inspect()
     [entry], [state] = look([run])
     if entry.problem:
         raise UserError(f"{entry.problem}: there is nothing to show")

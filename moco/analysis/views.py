@@ -88,7 +88,7 @@ def rows(images: "Images") -> list[Row]:
     config, data = images.config, images.data
     generator = torch.Generator().manual_seed(config.seed)
     index = torch.randperm(len(data.train_images), generator=generator)[:ROWS]
-    originals = data.train_images[index]  # [ROWS, 3, H, W]
+    originals = data.train_images[index].cpu()  # [ROWS, 3, H, W]
     torch.manual_seed(step_seed(config.seed, "pictures", 0))
     make = images.views()
     with allocating("augment.size"):

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -150,6 +151,15 @@ def test_a_sheet_holds_each_image_in_its_tile() -> None:
 
 def test_many_classes_have_no_matrix_and_hues_of_their_own(of_pets: Learnt) -> None:
     assert show_charts.colour(9, 10) == "--c9" and len({show_charts.colour(c, 100) for c in range(100)}) > 90
+    many = [f"class {c}" for c in range(show_charts.MATRIX + 1)]
+    parts: Any = SimpleNamespace(data=SimpleNamespace(classes=many))
+    x, labels = of_pets.test.x[:5], torch.tensor([3, 3, 3, 100, 7])
+    odd = Learnt(parts, 1, of_pets.bank_images, of_pets.bank, of_pets.test_images[:5], Labelled(x, labels), labels.roll(1))
+    assert show_charts.confusion(odd, "images") is None
+    found = [(one.label, one.taken, one.number, one.of) for one in show_charts.mistakes(odd)]
+    assert found[0] == ("class 7", "class 100", 1, 1) and ("class 3", "class 7", 1, 3) in found and len(found) == 3
+    drawn, points, shown = show_charts.on_map(odd, "images")
+    assert not any(trace["showlegend"] for trace in drawn["data"]) and len(points) == len(shown) == 5
     assert re.fullmatch(r"hsl\(\d+,60%,\d+%\)", show_charts.colour(70, 100))
 
 
