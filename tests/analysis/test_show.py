@@ -154,7 +154,9 @@ def test_many_classes_have_no_matrix_and_hues_of_their_own(of_pets: Learnt) -> N
     many = [f"class {c}" for c in range(show_charts.MATRIX + 1)]
     parts: Any = SimpleNamespace(data=SimpleNamespace(classes=many))
     x, labels = of_pets.test.x[:5], torch.tensor([3, 3, 3, 100, 7])
-    odd = Learnt(parts, 1, of_pets.bank_images, of_pets.bank, of_pets.test_images[:5], Labelled(x, labels), labels.roll(1))
+    odd = Learnt(
+        parts, 1, of_pets.bank_images, of_pets.bank, of_pets.test_images[:5], Labelled(x, labels), labels.roll(1)
+    )
     assert show_charts.confusion(odd, "images") is None
     found = [(one.label, one.taken, one.number, one.of) for one in show_charts.mistakes(odd)]
     assert found[0] == ("class 7", "class 100", 1, 1) and ("class 3", "class 7", 1, 3) in found and len(found) == 3
