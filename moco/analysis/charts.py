@@ -1,5 +1,6 @@
 """What charts show, apart from who draws them (matplotlib in figure.py, plotly in report_charts.py). Imports neither."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeAlias, TypeVar
@@ -64,17 +65,26 @@ class Heat(NamedTuple):
 
 
 def axis(values: Sequence[object]) -> str:
-    """How a setting's values are spaced: log if the largest is at least ten times the smallest, category for words and for
-    values that would crowd."""
+    """How a setting's values are spaced: log if the largest is at least ten times the smallest, or if they grow by a factor
+    (0.05, 0.1, 0.2); category for words and for values that would crowd."""
     numbers = [value for value in values if is_number(value)]
     if len(numbers) < len(values):
         return "category"
     distinct = sorted(set(numbers))
-    if distinct[0] > 0 and distinct[-1] >= 10 * distinct[0]:
+    if distinct[0] > 0 and (distinct[-1] >= 10 * distinct[0] or _by_a_factor(distinct)):
         return "log"
     gaps = [b - a for a, b in zip(distinct, distinct[1:])]
     crowded = gaps and len(distinct) <= DISTINCT and min(gaps) < (distinct[-1] - distinct[0]) / 50
     return "category" if crowded else "linear"
+
+
+def _by_a_factor(values: Sequence[float]) -> bool:
+    """Whether sorted values above 0 grow at least fourfold, in steps whose ratios are more alike than their differences."""
+    if len(values) < 3 or values[-1] < 3.99 * values[0]:
+        return False
+    gaps = [b - a for a, b in zip(values, values[1:])]
+    ratios = [math.log(b / a) for a, b in zip(values, values[1:])]
+    return max(ratios) / min(ratios) < 0.99 * max(gaps) / min(gaps)
 
 
 def panels(found: Sequence[Configuration], metric: str) -> list[Panel]:
@@ -166,6 +176,11 @@ def coloured(lines: Sequence[T]) -> list[tuple[T, int | None]]:
     """The lines, best first, each with the number of its colour; if they are many the best few have one, the others None."""
     bright = len(lines) if len(lines) <= LINES else BEST
     return [(line, i if i < bright else None) for i, line in enumerate(lines)]
+
+
+def in_legend(panel: Panel) -> list[tuple[Line, int | None]]:
+    """The lines with their colours, grey ones first, the others in the order of the values that they are named by."""
+    return sorted(coloured(panel.lines), key=lambda pair: (pair[1] is not None, natural(pair[0].label)))
 
 
 def natural(label: str) -> list[tuple[bool, float, str]]:

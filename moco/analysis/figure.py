@@ -128,7 +128,7 @@ def _grey(axes: "Axes", x: Sequence[float], y: Sequence[float]) -> None:
 def _against(axes: "Axes", panel: charts.Panel) -> None:
     """The metric against a setting, with error bars over seeds."""
     words, places = panel.words, panel.places
-    for line, colour in charts.coloured(panel.lines):
+    for line, colour in charts.in_legend(panel):
         x = [value if is_number(value) else words.index(str(value)) for value in line.x]
         if colour is None:
             _grey(axes, x, line.y)

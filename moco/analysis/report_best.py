@@ -50,7 +50,7 @@ def best(where: str, found: Sequence[Configuration]) -> Best | None:
     return {
         "where": where,
         "label": first.label,
-        "score": f"{score.with_count()} %",
+        "score": f"{score} %" + (f" (n={score.n})" if score.n > 1 else ""),
         "ties": ties,
         "more": max(0, len(close) - TIES),
         "command": command(runs),

@@ -8,11 +8,12 @@ from moco.analysis.configurations import Configuration, scored
 from moco.analysis.courses import learning
 from moco.analysis.numbers import is_number
 from moco.analysis.report_curves import curves
-from moco.analysis.report_traces import Axis, Chart, Trace, chart, grey, titled
+from moco.analysis.report_traces import Axis, Chart, Trace, chart, escaped, grey, titled
 from moco.protocols import KNN, TABULATED
 from moco.runs.settings import plain, swept
 
-LABELLED = 8  # so many points are labelled in a scatter chart
+LABELLED, NUMBERED = 8, 40  # so many points of a scatter chart are labelled, or have numbers beside a key
+ALIKE = 1.1  # costs that differ by a smaller factor teach nothing
 PIXELS = 110  # an axis of parallel coordinates needs so many
 
 
@@ -42,14 +43,18 @@ def _of_finished(made: Iterable[Chart | None], paused: bool) -> list[Chart]:
 
 def _against(panel: shown.Panel, label: str) -> Chart | None:
     """A metric against a setting, with error bars over seeds."""
-    lines = shown.coloured(panel.lines)
+    lines = shown.in_legend(panel)
     dull = grey((line.x, line.y) for line, number in lines if number is None)
     traces = [_line(line, panel, f"--c{number}") for line, number in lines if number is not None]
     notes = [] if panel.alone else ["All configurations: the setting hardly ever varies alone"]
     if any(_has_bars(line) for line in panel.lines):
         notes.append("bars: one standard deviation over seeds")
-    name = shown.name(panel.key)
+    name = escaped(shown.name(panel.key))
     return chart(f"{label} against {name}", dull + traces, _setting(panel), titled(f"{label} (%)"), "; ".join(notes))
+
+
+def _place(x: shown.Place) -> shown.Place:
+    return escaped(x) if isinstance(x, str) else x
 
 
 def _has_bars(line: shown.Line) -> bool:
@@ -60,9 +65,9 @@ def _line(line: shown.Line, panel: shown.Panel, colour: str) -> Trace:
     """A coloured line of a panel."""
     crowd = len(line.x) > shown.SCATTER and not panel.alone
     trace: Trace = {
-        "x": line.x,
+        "x": [_place(x) for x in line.x],
         "y": line.y,
-        "name": line.label,
+        "name": escaped(line.label),
         "showlegend": len(panel.lines) > 1,
         "mode": "lines+markers" if panel.joined else "markers",
         "line": {"color": colour, "width": 2},
@@ -76,10 +81,10 @@ def _line(line: shown.Line, panel: shown.Panel, colour: str) -> Trace:
 
 def _setting(panel: shown.Panel) -> Axis:
     """The axis of a panel's setting."""
-    axis = titled(shown.name(panel.key), type=panel.axis)
+    axis = titled(escaped(shown.name(panel.key)), type=panel.axis)
     places = panel.places
     if panel.axis == "category":
-        return axis | {"categoryorder": "array", "categoryarray": panel.words}
+        return axis | {"categoryorder": "array", "categoryarray": [escaped(word) for word in panel.words]}
     if len(places) <= shown.DISTINCT:
         return axis | {"tickvals": places, "ticktext": [plain(place) for place in places]}
     if panel.axis == "log":
@@ -93,7 +98,7 @@ def _heat(found: Sequence[Configuration], metric: str, label: str) -> Chart | No
     grid = shown.heat(found, metric)
     if not grid:
         return None
-    x_name, y_name = shown.name(grid.x_key), shown.name(grid.y_key)
+    x_name, y_name = escaped(shown.name(grid.x_key)), escaped(shown.name(grid.y_key))
     common: Trace = {
         "type": "heatmap",
         "x": [plain(x) for x in grid.xs],
@@ -153,12 +158,17 @@ def _parallel(found: Sequence[Configuration], metric: str, label: str) -> Chart 
 
 def _dimension(key: str, values: Sequence[object]) -> Axis:
     """An axis of parallel coordinates; on a logarithmic or category axis the ticks carry the values."""
-    kind, name = shown.axis(values), shown.name(key)
+    kind, name = shown.axis(values), escaped(shown.name(key))
     numbers = [value for value in values if is_number(value)]
     if kind == "category":
         texts = shown.ordered({plain(value) for value in values})
         places = [texts.index(plain(value)) for value in values]
-        return {"label": name, "values": places, "tickvals": list(range(len(texts))), "ticktext": texts}
+        return {
+            "label": name,
+            "values": places,
+            "tickvals": list(range(len(texts))),
+            "ticktext": [escaped(text) for text in texts],
+        }
     ticks = sorted(set(numbers))
     ticks = ticks if len(ticks) <= shown.DISTINCT else shown.ticks(ticks[0], ticks[-1], kind)
     place = math.log10 if kind == "log" else float
@@ -171,33 +181,45 @@ def _dimension(key: str, values: Sequence[object]) -> Axis:
 
 
 def _costs(found: Sequence[Configuration], metric: str, label: str) -> list[Chart | None]:
-    """Accuracy against minutes and against images per second."""
+    """Accuracy against minutes, and against images per second where that does not follow from the minutes."""
     pairs = scored(found, metric)
     minutes = [(c.minutes, score.mean, c.label) for c, score in pairs]
     speeds = [(c.images_per_second, score.mean, c.label) for c, score in pairs]
+    images = [c.minutes * c.images_per_second for c, _ in pairs if c.minutes and c.images_per_second]
     return [
         _cost(minutes, f"{label} against minutes", "minutes of training with its evaluations", label),
-        _cost(speeds, f"{label} against speed", "training images per second", label),
+        _cost(speeds if _differ(images) else [], f"{label} against speed", "training images per second", label),
     ]
 
 
+def _differ(costs: Sequence[float]) -> bool:
+    return len(costs) > 1 and max(costs) > ALIKE * min(costs)
+
+
 def _cost(points: Sequence[tuple[float | None, float, str]], title: str, name: str, label: str) -> Chart | None:
-    """A scatter chart of (cost, accuracy, label); None for fewer than two points."""
-    known = [(x, y, text) for x, y, text in points if x]
-    if len(known) < 2:
-        return None
+    """A scatter chart of (cost, accuracy, label), the best first; None where the costs hardly differ.
+
+    Few points have their labels beside them. More have numbers, which a key explains on touch screens and on paper, where
+    nothing hovers.
+    """
+    known = [(x, y, escaped(text)) for x, y, text in points if x]
     xs = [x for x, _, _ in known]
+    if not _differ(xs):
+        return None
     few = len(known) <= LABELLED
     trace: Trace = {
         "x": [float(f"{x:.5g}") for x in xs],
         "y": [y for _, y, _ in known],
-        "text": [text for _, _, text in known],
+        "text": [text if few else str(i) if i <= NUMBERED else "" for i, (_, _, text) in enumerate(known, 1)],
+        "customdata": [text for _, _, text in known],
         "showlegend": False,
-        "mode": "markers+text" if few else "markers",
+        "mode": "markers+text",
         "textposition": "top center",
+        "textfont": {"size": 12 if few else 9},
         "marker": {"color": "--c0", "size": 8 if few else 5, "opacity": 0.7},
         "cliponaxis": False,
-        "hovertemplate": "%{text}<br>%{x:.4g}, %{y:.2f} %<extra></extra>",
+        "hovertemplate": "%{customdata}<br>%{x:.4g}, %{y:.2f} %<extra></extra>",
     }
     kind = "log" if max(xs) >= 10 * min(xs) else "linear"
-    return chart(title, [trace], titled(name, type=kind), titled(f"{label} (%)"))
+    made = chart(title, [trace], titled(name, type=kind), titled(f"{label} (%)"))
+    return made if few else {**made, "key": [text for _, _, text in points[:NUMBERED]]}

@@ -2,7 +2,7 @@
 
 import html
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias, TypedDict
+from typing import NotRequired, TypeAlias, TypedDict
 
 from moco.analysis.charts import Place
 
@@ -11,7 +11,8 @@ Axis: TypeAlias = dict[str, object]
 
 
 class Chart(TypedDict):
-    """A chart of the page; `metric`: shown for that choice of metric, None for each; `wide`: its least width in pixels."""
+    """A chart of the page; `metric`: shown for that choice of metric, None for each; `wide`: its least width in pixels; `key`:
+    what the numbers in it stand for, from 1 on."""
 
     title: str
     note: str
@@ -19,6 +20,7 @@ class Chart(TypedDict):
     data: list[Trace]
     layout: dict[str, Axis]
     wide: int | None
+    key: NotRequired[list[str]]
 
 
 def chart(title: str, traces: list[Trace], x: Axis, y: Axis, note: str = "", wide: int | None = None) -> Chart:

@@ -18,7 +18,12 @@ from moco.runs.run import Run
     "values, kind",
     [
         ([0.05, 0.5], "log"),
-        ([512, 1024, 4096], "linear"),
+        ([512, 1024, 4096], "log"),
+        ([0.05, 0.1, 0.2], "log"),
+        ([256, 512, 1024], "log"),
+        ([1e-4, 2e-4, 4e-4, 8e-4], "log"),
+        ([1, 2, 3, 4], "linear"),
+        ([100, 200, 300, 400, 500], "linear"),
         ([512, 65536], "log"),
         ([0.0, 0.9, 0.99, 0.999], "category"),
         (["sgd", "adam"], "category"),
@@ -61,7 +66,7 @@ def test_along_a_line_one_setting_varies(grid: list[Configuration]) -> None:
     assert set(panels) == {"temperature", "m"}
     panel = panels["temperature"]
     assert (panel.axis, panel.alone, panel.joined, panel.places, panel.words) == (
-        "linear",
+        "log",
         True,
         True,
         [0.1, 0.2, 0.4],
@@ -76,6 +81,13 @@ def test_of_many_lines_the_best_few_have_a_colour() -> None:
     assert charts.coloured("abc") == [("a", 0), ("b", 1), ("c", 2)]
     many = charts.coloured(range(charts.LINES + 1))
     assert [colour for _, colour in many] == [*range(charts.BEST), None, None, None]
+
+
+def test_a_legend_is_in_the_order_of_values(grid: list[Configuration]) -> None:
+    [panel] = [panel for panel in charts.panels(grid, "knn/top1") if panel.key == "m"]
+    assert [(line.label, c) for line, c in charts.in_legend(panel)] == [("temperature=0.1", 1), ("temperature=0.2", 0)]
+    labels = ["lr=1e-3 m=8", "lr=1e-3 m=64", "lr=0.01", "method=moco k=5", "method=simclr"]
+    assert sorted(reversed(labels), key=charts.natural) == labels
 
 
 def test_what_all_share_is_said_as_it_is_typed(grid: list[Configuration]) -> None:

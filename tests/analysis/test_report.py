@@ -202,6 +202,44 @@ def test_the_published_row_stands_below_ours_whatever_it_is_sorted_by(visit) -> 
         click(browser, head)
 
 
+def test_settings_and_knn_stay_in_sight_and_no_number_is_cut(visit) -> None:
+    """Also on a telephone, where settings are one column, and with more settings than a page is wide."""
+    for name, width, folds in (("grid", 1280, False), ("grid", 390, True), ("many", 390, True)):
+        browser = visit(name, width)
+        heads, seen, cut, hidden, shadow = browser.execute_script(
+            "const box = document.querySelector('#table').parentElement, table = document.getElementById('table');"
+            "table.rows[1].scrollIntoView({ block: 'center' }); box.scrollLeft = 1e6;"
+            "const heads = [...table.tHead.rows[0].cells].map((cell) => cell.textContent);"
+            "const until = heads.indexOf('kNN top-1'), row = table.tBodies[0].rows[0];"
+            "const edge = box.getBoundingClientRect();"
+            "const seen = [...row.cells].slice(0, until + 1).every((cell) => {"
+            "  const at = cell.getBoundingClientRect(); return at.left >= edge.left - 1 && at.right <= edge.right + 1 &&"
+            "    cell.contains(document.elementFromPoint((at.left + at.right) / 2, (at.top + at.bottom) / 2)) });"
+            "const cut = [...table.querySelectorAll('td.right')].filter((cell) => cell.scrollWidth > cell.clientWidth).length;"
+            "const hint = box.nextElementSibling;"
+            "return [heads, seen, cut, hint.hidden, hint.classList.contains('hint')]"
+        )
+        assert heads[0] == ("settings" if folds else "temperature") and seen and cut == 0, (name, width)
+        assert not (hidden and folds) and shadow
+    assert "temperature=" in table(browser)[0]["settings"] and "optimizer.lr=" in table(browser)[0]["settings"]
+
+
+def test_many_points_have_numbers_and_a_key_on_paper(visit) -> None:
+    browser = visit("grid")
+    [points] = charts(browser)["kNN top-1 against minutes"]
+    assert points["text"] == [str(i) for i in range(1, 10)]
+    look = (
+        "const key = document.querySelector('.key');"
+        "return [getComputedStyle(key).display, [...key.children].map((one) => one.textContent)]"
+    )
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    shown, names = browser.execute_script(look)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert shown == "block" and names == points["customdata"]
+    assert "kNN top-1 against speed" not in charts(browser)  # it says the same
+    assert "kNN top-1 against minutes" not in charts(visit("halved"))  # all take the same time
+
+
 def test_sorting(visit) -> None:
     browser = visit("grid")
     column = lambda head: [row[head] for row in table(browser) if row["temperature"] != "published"]  # noqa: E731
