@@ -66,7 +66,7 @@ def learning(found: Sequence[Configuration]) -> list[Learning]:
 def course(one: Learning, metric: str) -> Drawn | None:
     """What is drawn of a metric; None where no seed has it."""
     most = GREY_POINTS if one.colour is None else POINTS
-    known = [(points, run.paused) for run in one.runs if (points := _points(run.lines, metric))]
+    known = [(points, run.paused) for run in one.runs if (points := measured(run.lines, metric))]
     if not known:
         return None
     every = [dict(points) for points, _ in known]
@@ -79,15 +79,15 @@ def course(one: Learning, metric: str) -> Drawn | None:
     places = _kept(len(shared), most)
     several = len(known) > 1
     return Drawn(
-        seeds=[_thinned(points, most) for points, _ in known],
+        seeds=[thinned(points, most) for points, _ in known],
         mean=([shared[i] for i in places], [_short(scores[i].mean) for i in places]),
         deviation=[_short(scores[i].std or 0.0) for i in places] if several else None,
-        tails=[_thinned(tail, most) for tail in tails if tail[-1][0] > last],
+        tails=[thinned(tail, most) for tail in tails if tail[-1][0] > last],
         paused=[(epoch, _short(value)) for epoch, value in ends],
     )
 
 
-def _points(lines: Iterable[Mapping[str, Json]], metric: str) -> Points:
+def measured(lines: Iterable[Mapping[str, Json]], metric: str) -> Points:
     """Epochs and values of a metric in a run's lines."""
     return [
         (epoch, value)
@@ -96,7 +96,7 @@ def _points(lines: Iterable[Mapping[str, Json]], metric: str) -> Points:
     ]
 
 
-def _thinned(points: Points, most: int) -> Curve:
+def thinned(points: Points, most: int) -> Curve:
     """What the eye can tell apart of a curve, the last one kept."""
     kept = [points[i] for i in _kept(len(points), most)]
     return [epoch for epoch, _ in kept], [_short(value) for _, value in kept]

@@ -26,5 +26,6 @@ def template(name: str, command: str) -> "tuple[jinja2.Template, str]":
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        auto_reload=False,  # code that changes while a page is served does not fit it any more
     )
     return environment.get_template(name), get_plotlyjs()
