@@ -16,6 +16,7 @@ GAP = 2  # spaces between columns
 WORD = 24  # a longer word may be broken, unless it is a setting
 NARROW = 16  # a column of words is not made narrower than that where it has more to show
 HEAD = 8  # a column's name up to that length stays on one line
+HYPHENS = {"Temperature": ["Temper-", "ature"], "Negatives": ["Nega-", "tives"], "Neighbours": ["Neigh-", "bours"]}
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def _whole(word: str) -> int:
 
 def _parts(name: str) -> list[str]:
     """The parts of a head that may stand below each other: optimizer. weight_ decay."""
-    return [name] if len(name) <= HEAD else re.findall(r"[^ ._-]+[ ._-]*", name)
+    return [name] if len(name) <= HEAD else HYPHENS.get(name) or re.findall(r"[^ ._-]+[ ._-]*", name)
 
 
 def _stacked(name: str, width: int) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from moco.analysis.numbers import Reached
 from moco.analysis.statistics import Score
-from moco.analysis.table import ACCURACIES, MULTIPLY_ADDS, PARAMS, Cell, Row
+from moco.analysis.table import ACCURACIES, MULTIPLY_ADDS, PARAMS, SETTINGS, Cell, Row
 from moco.errors import UserError
 from moco.io import Json, write_atomic
 from moco.runs.settings import plain
@@ -17,6 +17,7 @@ from moco.runs.settings import plain
 FORMATS = ("markdown", "csv", "latex", "json", "parquet")
 MARKS = ("<!-- table -->", "<!-- /table -->")
 UNITS = {PARAMS: (1e6, ".2f", "M"), MULTIPLY_ADDS: (1e9, ".3g", "G")}  # the unit that people read a column in
+KEYS = {head: key for key, head in SETTINGS.items()}  # settings are named by their keys where programs read
 NO_ROWS = ("Protocol", "Top-1", "Top-5", "path")  # the heads of an empty table
 
 
@@ -55,14 +56,25 @@ def render(rows: Sequence[Row], form: str) -> str:
     if form not in FORMATS:
         raise UserError(f"format {form} is unknown: give one of {', '.join(FORMATS)}")
     if form == "json":
-        return json.dumps(list(rows), indent=1, default=_plain)
+        return json.dumps([_by_key(row) for row in rows], indent=1, default=_plain)
     names = heads(rows)
     if form == "csv":
         out = io.StringIO()
-        csv.writer(out, lineterminator="\n").writerows([names, *([_exact(row[n]) for n in names] for row in rows)])
+        csv.writer(out, lineterminator="\n").writerows(
+            [[*map(_key, names)], *([_exact(row[n]) for n in names] for row in rows)]
+        )
         return out.getvalue().rstrip("\n")
     cells = [[cell(name, row[name]) for name in names] for row in rows]
     return _latex(names, cells) if form == "latex" else _markdown(names, cells)
+
+
+def _key(name: str) -> str:
+    """The column's name for programs."""
+    return KEYS.get(name, name)
+
+
+def _by_key(row: Row) -> Row:
+    return {_key(name): value for name, value in row.items()}
 
 
 def _plain(value: Score | Reached) -> Json:
@@ -84,7 +96,7 @@ def _latex(names: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
         return " & ".join("".join(escapes.get(c, c) for c in text) for text in texts) + r" \\"
 
     columns = "l" * len(names)
-    head = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", line(names).replace("tau", r"$\tau$"), r"\midrule"]
+    head = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", line(names), r"\midrule"]
     return "\n".join([*head, *map(line, cells), r"\bottomrule", r"\end{tabular}"])
 
 
@@ -99,7 +111,7 @@ def write_parquet(rows: Sequence[Row], path: Path) -> None:
         import pyarrow.parquet
     except ImportError as error:
         raise UserError("parquet needs pyarrow: pip install pyarrow") from error
-    flat = [_apart(row) for row in rows]
+    flat = [_apart(_by_key(row)) for row in rows]
     columns = {name: [row[name] for row in flat] for name in (flat[0] if flat else ())}
     for name, values in columns.items():
         kinds = {float if type(value) is int else type(value) for value in values if value is not None}

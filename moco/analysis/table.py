@@ -7,35 +7,36 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-from moco.analysis.numbers import Reached, Result, Size
+from moco.analysis.numbers import Reached, Result, Size, is_number
 from moco.analysis.recipes import follows
-from moco.analysis.records import Entry, clock_note, fold, placed, read, state_counts, states
+from moco.analysis.records import Entry, clock_note, fold, placed, read, states
 from moco.analysis.statistics import Score, spread
 from moco.io import Json
 from moco.protocols import GUESSED, KNN, TABULATED, Protocol
 from moco.runs.run import Run
-from moco.runs.settings import Flat, varying
+from moco.runs.settings import Flat, plain, varying
 from moco.runs.state import State
 
 Cell: TypeAlias = "Json | Score | Reached"
 Row: TypeAlias = dict[str, Cell]
 
-# Settings that have a column of their own, by their dotted keys.
+# Settings that have a column of their own, by their dotted keys. Words, since m and K are other things in MoCo's paper.
 SETTINGS = {
     "method.name": "Method",
     "model.name": "Model",
     "data.name": "Data",
     "feature_dim": "Feature Dim",
-    "m": "m",
+    "m": "Negatives",
     "momentum": "Momentum",
     "batch_size": "Batch",
     "epochs": "Epochs",
-    "temperature": "tau",
-    "k": "K",
+    "temperature": "Temperature",
+    "k": "Neighbours",
 }
 PARAMS, MULTIPLY_ADDS = "Params", "Multiply-adds"
 EPOCH = "Epoch"  # where a row's runs stand, in a table that has paused ones
 ACCURACIES = ("Top-1", "Top-5", "Best")
+NAMED = 6  # so many runs of a state are named that are left out
 PUBLISHED = ", published"  # after the protocol's name
 PROBE_SETTINGS = ("epochs", "batch_size", "lr", "weight_decay")  # of a linear evaluation, no settings of the run
 
@@ -49,7 +50,7 @@ class Line(NamedTuple):
 
 
 def lines(runs: Iterable[Run], paused: bool = False) -> list[Line]:
-    """The table's rows for all finished runs: one for each configuration and protocol.
+    """The table's rows for all finished runs: one for each configuration and protocol, in the order of the settings.
 
     A setting without a column of its own gets one where it varies. Top-1, Top-5 and Best hold a Score in percent over the
     seeds of a configuration; Best is the best epoch's kNN, never what counts. What is left out is said on stderr: damaged
@@ -65,7 +66,7 @@ def lines(runs: Iterable[Run], paused: bool = False) -> list[Line]:
     found = states([entry.run for entry in unfinished])
     at_rung = [placed(entry, state) for entry, state in zip(unfinished, found) if state == State.PAUSED]
     _tell(entries, unfinished, found, paused)
-    done = [entry for entry in entries if entry.result]
+    done = _in_order([entry for entry in entries if entry.result])
     if guessing := [entry.run.id for entry in done if entry.result and entry.result.at_chance]:
         print(f"warning: kNN {GUESSED}, probably collapsed: {', '.join(guessing)}", file=sys.stderr)
     shown = [*done, *(at_rung if paused else [])]
@@ -84,10 +85,32 @@ def _tell(entries: Sequence[Entry], unfinished: Sequence[Entry], found: Sequence
         one = at_rung == 1
         which = f"{at_rung} of {len(entries)} runs {'is' if one else 'are'} paused at a rung"
         print(f"{which}; --paused shows {'it' if one else 'them'}", file=sys.stderr)
-    if others := [state for state in found if state != State.PAUSED]:
-        print(f"left out of the table: {state_counts(others)} (python -m moco status names them)", file=sys.stderr)
+    others: dict[State, list[str]] = {}
+    for entry, state in zip(unfinished, found):
+        if state != State.PAUSED:
+            others.setdefault(state, []).append(entry.run.id)
+    if others:
+        named = [f"{len(ids)} {state} ({_some(ids)})" for state, ids in others.items()]
+        print(f"left out of the table: {', '.join(named)}; see python -m moco status", file=sys.stderr)
     if note := clock_note(sum(entry.run.by_own_clock for entry in unfinished)):
         print(note, file=sys.stderr)
+
+
+def _some(ids: Sequence[str]) -> str:
+    """The first few of the ids."""
+    more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
+    return " ".join(ids[:NAMED]) + more
+
+
+def _in_order(entries: Sequence[Entry]) -> list[Entry]:
+    """The entries by their settings, as columns stand: words by letters, numbers by size, what is not set last."""
+    extra = [key for key in varying([entry.flat for entry in entries]) if key not in SETTINGS]
+
+    def value(entry: Entry, key: str) -> tuple[int, float, str]:
+        found = entry.flat.get(key)
+        return (0, found, "") if is_number(found) else (2, 0, "") if found is None else (1, 0, plain(found))
+
+    return sorted(entries, key=lambda entry: [value(entry, key) for key in (*SETTINGS, *extra)])
 
 
 def _paused(at_rung: Sequence[Entry], extra: Sequence[str]) -> list[Line]:

@@ -19,7 +19,7 @@ WORDS = ("Protocol", "path")  # columns whose cells may take several lines
 # What stays, and what goes late: the last of these first. Before them go the settings that some choice determines, the sizes,
 # and first of all what is the same in all rows.
 STAY = ("Protocol", EPOCH, "Top-1")
-IMPORTANT = ("Method", "tau", "m", "Data", "Model")
+IMPORTANT = ("Method", "Temperature", "Negatives", "Data", "Model")
 USEFUL = ("path", "Top-5", "Best")
 SIZES = (PARAMS, MULTIPLY_ADDS)
 

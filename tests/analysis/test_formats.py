@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from folders import write_paused
 
-from moco.analysis.formats import MARKS, cell, render, rewrite_block, write_parquet
+from moco.analysis.formats import KEYS, MARKS, cell, render, rewrite_block, write_parquet
 from moco.analysis.selection import select
 from moco.analysis.statistics import Score
 from moco.analysis.table import lines
@@ -38,7 +38,7 @@ def test_markdown(shown):
 
 def test_large_counts_have_units_for_people_and_none_for_programs(shown):
     assert (cell("Params", 24_615_616), cell("Multiply-adds", 1_298_923_520)) == ("24.62 M", "1.3 G")
-    assert (cell("m", 65536), cell("Params", None), cell("tau", 0.1)) == ("65536", "", "0.1")
+    assert (cell("Negatives", 65536), cell("Params", None), cell("Temperature", 0.1)) == ("65536", "", "0.1")
     assert (
         cell("Top-1", Score(51.5, 1.5, 3)) == "51.50 ± 1.50 (n=3)" and cell("augment.crop", [0.2, 1.0]) == "[0.2, 1.0]"
     )
@@ -49,7 +49,7 @@ def test_large_counts_have_units_for_people_and_none_for_programs(shown):
 
 def test_csv_reads_back(shown):
     table = list(csv.reader(io.StringIO(render(shown, "csv"))))
-    assert table[0] == list(shown[0]) and len(table) == 1 + len(shown)
+    assert table[0] == [KEYS.get(head, head) for head in shown[0]] and len(table) == 1 + len(shown)
     for row, read in zip(shown, table[1:]):
         for value, text in zip(row.values(), read):
             assert text == ("" if value is None else value.with_count() if isinstance(value, Score) else str(value))
@@ -58,7 +58,9 @@ def test_csv_reads_back(shown):
 
 def test_json_reads_back(shown):
     apart = lambda value: dataclasses.asdict(value) if isinstance(value, Score) else value  # noqa: E731
-    assert json.loads(render(shown, "json")) == [{name: apart(value) for name, value in row.items()} for row in shown]
+    assert json.loads(render(shown, "json")) == [
+        {KEYS.get(name, name): apart(value) for name, value in row.items()} for row in shown
+    ]
     assert {"mean": 88.5, "std": pytest.approx(0.5**0.5), "n": 2} in [
         row["Top-1"] for row in json.loads(render(shown, "json"))
     ]
@@ -70,10 +72,10 @@ def test_latex_is_a_table_without_stray_characters(shown):
     width = len(shown[0])
     assert first == r"\begin{tabular}{" + "l" * width + "}" and last == r"\end{tabular}"
     assert [top, middle, bottom] == [r"\toprule", r"\midrule", r"\bottomrule"]
-    assert len(body) == len(shown) and r"$\tau$" in head
+    assert len(body) == len(shown) and "Temperature" in head
     for line in [head, *body]:
         assert line.endswith(r" \\") and len(re.findall(r"(?<!\\)&", line)) == width - 1
-        bare = re.sub(r"\\[&%$#_{}]|\\text\w+\{\}|\$\\(pm|tau)\$|\\\\$|&", "", line)
+        bare = re.sub(r"\\[&%$#_{}]|\\text\w+\{\}|\$\\pm\$|\\\\$|&", "", line)
         assert not re.search(r"[%$#_{}~^\\]", bare), bare
     assert r"a|b\_c\%\&\#\textasciicircum{}\textasciitilde{}\$" in text and r"88.50 $\pm$ 0.71 (n=2)" in text
 
@@ -89,7 +91,7 @@ def test_parquet_reads_back(finish, tmp_path: Path):
         finish("recipe=simclr_leftthomas", f"seed={seed}", top1=88.0 + seed)
     finish("augment.crop=[0.5,1]", top1=30.0)
     write_parquet(select(lines(all_runs(tmp_path / "runs"))), tmp_path / "t.parquet")
-    frame = pandas.read_parquet(tmp_path / "t.parquet").set_index(["Protocol", "tau"])
+    frame = pandas.read_parquet(tmp_path / "t.parquet").set_index(["Protocol", "temperature"])
     assert frame.loc[("kNN", 0.5), ["Top-1 mean", "Top-1 n"]].tolist() == [88.5, 2]
     assert frame.loc[("kNN", 0.5), "Top-1 std"] == pytest.approx(0.5**0.5)
     assert frame.loc[("kNN", 0.1), "Top-1 mean"] == 30.0 and pandas.isna(frame.loc[("kNN", 0.1), "Top-1 std"])
@@ -121,7 +123,9 @@ def halved(finish, checked, tmp_path: Path):
     """A finished row and a paused one, the epoch beside the epochs."""
     finish("epochs=90", "temperature=0.2", top1=50.0)
     write_paused(tmp_path / "runs", checked("epochs=90", "temperature=0.1"), 30, 40.0)
-    return select(lines(all_runs(tmp_path / "runs"), paused=True), columns=["tau", "Epochs", "Epoch", "Top-1", "Best"])
+    return select(
+        lines(all_runs(tmp_path / "runs"), paused=True), columns=["temperature", "Epochs", "Epoch", "Top-1", "Best"]
+    )
 
 
 def test_the_epoch_of_paused_rows_has_words_for_people_and_a_number_for_programs(halved, tmp_path: Path):

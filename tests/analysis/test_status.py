@@ -170,7 +170,7 @@ def test_on_a_short_screen_what_happens_now_comes_first() -> None:
         assert rows[:2] == ["bcdefghijk", "cdefghijkl"]
     console = Console(file=io.StringIO(), width=160, height=40)
     whole = console.render_lines(status._screen(MANY, 5, console), pad=False)
-    assert [line[0].text.split()[0] for line in whole[4:9]] == [one.id for one in MANY]
+    assert [line[0].text.split()[0] for line in whole[6:11]] == [one.id for one in MANY]
 
 
 def test_watching_into_a_pipe_prints_plain_tables_until_all_have_ended(capsys) -> None:
@@ -202,11 +202,18 @@ def test_in_a_terminal_the_table_fits_and_in_a_pipe_it_is_markdown(finish, tmp_p
     finish("recipe=moco_cifar", top1=81.25)
     words = ["table", "--runs-dir", str(tmp_path / "runs")]
     shown = terminal(["-m", "moco", *words], 60, 30)
-    assert "81.25" in plain(shown) and "K=200" in plain(shown) and "| " not in plain(shown)
+    assert "81.25" in plain(shown) and "Neighbours=200" in plain(shown) and "| " not in plain(shown)
     assert max(len(line.rstrip()) for line in plain(shown).splitlines()) <= 60, shown
     assert main(words) == 0
     assert capsys.readouterr().out.startswith("| Protocol | Method |")
     assert "| kNN |" in terminal(["-m", "moco", *words, "--format", "markdown"], 60, 30)
+
+
+def test_no_color_is_heeded(runs: list[Run]) -> None:
+    words = ["-m", "moco", "status", "--runs-dir", str(runs[0].folder.parent)]
+    colour = re.compile(r"\033\[(\d+;)*(3|9)\dm")
+    assert colour.search(terminal(words, 80, 30))
+    assert not colour.search(terminal(words, 80, 30, NO_COLOR="1"))
 
 
 def test_a_linear_evaluation_that_failed_is_told_though_its_run_is_done(finish: Callable[..., Path]) -> None:

@@ -1,6 +1,7 @@
 """The table's rows from run folders written by hand."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,12 +23,12 @@ FIXED = [
     "Params",
     "Multiply-adds",
     "Feature Dim",
-    "m",
+    "Negatives",
     "Momentum",
     "Batch",
     "Epochs",
-    "tau",
-    "K",
+    "Temperature",
+    "Neighbours",
 ]
 
 
@@ -51,12 +52,12 @@ def test_a_run_is_a_row_of_numbers(finish, rows):
             "Params": 24_615_616,
             "Multiply-adds": 1_298_923_520,
             "Feature Dim": 128,
-            "m": 4096,
+            "Negatives": 4096,
             "Momentum": 0.5,
             "Batch": 128,
             "Epochs": 200,
-            "tau": 0.1,
-            "K": 200,
+            "Temperature": 0.1,
+            "Neighbours": 200,
             "Top-1": one(55.5),
             "Top-5": one(95.5),
             "Best": one(56.5),
@@ -79,7 +80,7 @@ def test_seeds_fold_into_mean_deviation_and_count(finish, rows):
     values = [50.0, 53.0, 51.5]
     folders = [finish(f"seed={seed}", top1=value) for seed, value in enumerate(values)]
     finish("temperature=0.3", "seed=1", top1=9.0)
-    folded = next(row for row in rows() if row["tau"] == 0.1)
+    folded = next(row for row in rows() if row["Temperature"] == 0.1)
     assert len(rows()) == 2 and "seed" not in folded
     assert folded["Top-1"] == spread(values) and folded["Best"].mean == pytest.approx(52.5)
     assert sorted(folded["path"].split()) == sorted(folder.name for folder in folders)
@@ -157,14 +158,14 @@ def test_another_choice_of_a_group_is_named_and_its_own_settings_are_not(finish,
     found = rows()
     assert set(found[0]) - {*FIXED, "Top-1", "Top-5", "Best", "path"} == {"augment.name", "optimizer.name"}
     assert {row["optimizer.name"] for row in found} == {"sgd", "adam"}
-    assert next(row for row in found if row["Method"] == "simclr")["m"] is None
+    assert next(row for row in found if row["Method"] == "simclr")["Negatives"] is None
 
 
 def test_the_methods_copies_of_root_keys_get_no_columns(finish, rows):
     finish("temperature=0.1")
     finish("temperature=0.2")
     assert set(rows()[0]) == {*FIXED, "Top-1", "Top-5", "Best", "path"}
-    assert sorted(row["tau"] for row in rows()) == [0.1, 0.2]
+    assert sorted(row["Temperature"] for row in rows()) == [0.1, 0.2]
 
 
 # What lies beside finished runs
@@ -178,7 +179,32 @@ def test_what_is_not_finished_has_no_row(finish, rows, tmp_path: Path, capsys):
     finish("seed=3")
     [row] = rows()
     assert row["Top-1"].n == 1
-    assert capsys.readouterr().err == "left out of the table: 2 pending (python -m moco status names them)\n"
+    ids = [
+        folder.name.rpartition("-")[2]
+        for folder in sorted((tmp_path / "runs").glob("moco*"))
+        if not (folder / "result.json").exists()
+    ]
+    assert capsys.readouterr().err == f"left out of the table: 2 pending ({' '.join(ids)}); see python -m moco status\n"
+
+
+def test_of_many_that_are_left_out_the_first_are_named(finish, rows, capsys):
+    finish("seed=0")
+    for seed in range(1, 9):
+        finish(f"seed={seed}", epochs=20, error="no")
+    rows()
+    assert re.fullmatch(r"left out of the table: 8 failed \((\w{10} ){6}and 2 more\); .*\n", capsys.readouterr().err)
+
+
+def test_rows_stand_in_the_order_of_their_settings(finish, rows):
+    """Words by letters, numbers by size: 0.5 before 0.07 would be the order of texts, 1024 before 512 too."""
+    for m, temperature in ((1024, 0.5), (512, 0.5), (1024, 0.07), (512, 0.07)):
+        finish(f"m={m}", f"temperature={temperature}")
+    finish("method=simclr", "temperature=0.07")
+    finish("method=npid", "temperature=0.07")
+    found = [(row["Method"], row["Negatives"], row["Temperature"]) for row in rows()]
+    grid = [("moco", m, temperature) for m in (512, 1024) for temperature in (0.07, 0.5)]
+    assert [row for row in found if row[0] == "moco"] == grid
+    assert [method for method, *_ in found] == ["moco"] * 4 + ["npid", "simclr"]
 
 
 def test_a_damaged_run_is_named_and_left_out(finish, rows, capsys):
@@ -216,18 +242,18 @@ def halved(finish, checked, tmp_path: Path) -> Callable[..., list[Row]]:
 
 
 def test_by_default_the_table_is_of_finished_runs_and_counts_the_paused(halved, finish, capsys):
-    assert [row["tau"] for row in halved()] == [0.1, 0.1] and "Epoch" not in halved()[0]
+    assert [row["Temperature"] for row in halved()] == [0.1, 0.1] and "Epoch" not in halved()[0]
     said = "3 of 4 runs are paused at a rung; --paused shows them"
     assert capsys.readouterr().err.splitlines() == [said, said]
-    finish("epochs=90", "temperature=0.9", epochs=3, error="no")
+    failed = finish("epochs=90", "temperature=0.9", epochs=3, error="no").name.rpartition("-")[2]
     halved()
     assert capsys.readouterr().err.splitlines() == [
         "3 of 5 runs are paused at a rung; --paused shows them",
-        "left out of the table: 1 failed (python -m moco status names them)",
+        f"left out of the table: 1 failed ({failed}); see python -m moco status",
     ]
     halved(paused=True)
     assert capsys.readouterr().err.splitlines() == [
-        "left out of the table: 1 failed (python -m moco status names them)"
+        f"left out of the table: 1 failed ({failed}); see python -m moco status"
     ]
 
 
@@ -240,7 +266,7 @@ def test_one_that_is_paused_is_said_in_the_singular(checked, rows, tmp_path: Pat
 def test_with_paused_each_row_has_its_epoch_and_finished_ones_come_first(halved, tmp_path: Path):
     found = halved(paused=True)
     assert list(found[0]) == [*FIXED, "Epoch", "Top-1", "Top-5", "Best", "path"] and len({tuple(r) for r in found}) == 1
-    told = [(row["Protocol"], row["tau"], row["Epoch"], row["Top-1"]) for row in found]
+    told = [(row["Protocol"], row["Temperature"], row["Epoch"], row["Top-1"]) for row in found]
     assert told[:3] == [
         ("kNN", 0.1, Reached(90, 90), one(50.0)),
         ("Linear", 0.1, Reached(90, 90), one(60.0)),
@@ -252,11 +278,11 @@ def test_with_paused_each_row_has_its_epoch_and_finished_ones_come_first(halved,
 
 def test_accuracies_are_sorted_among_rows_of_one_epoch(halved):
     knn = {"paused": True, "where": "Protocol=kNN"}
-    assert [row["tau"] for row in halved(sort="Top-1", **knn)] == [0.1, 0.3, 0.4, 0.2]
-    assert [row["tau"] for row in halved(sort="-Top-1", **knn)] == [0.1, 0.3, 0.2, 0.4]
-    assert [row["tau"] for row in halved(sort="tau", **knn)] == [0.1, 0.2, 0.3, 0.4]
+    assert [row["Temperature"] for row in halved(sort="Top-1", **knn)] == [0.1, 0.3, 0.4, 0.2]
+    assert [row["Temperature"] for row in halved(sort="-Top-1", **knn)] == [0.1, 0.3, 0.2, 0.4]
+    assert [row["Temperature"] for row in halved(sort="temperature", **knn)] == [0.1, 0.2, 0.3, 0.4]
     assert [row["Epoch"].epoch for row in halved(sort="-Epoch", **knn)] == [90, 30, 10, 10]
-    assert sorted(row["tau"] for row in halved(paused=True, where="Epoch<90")) == [0.2, 0.3, 0.4]
+    assert sorted(row["Temperature"] for row in halved(paused=True, where="Epoch<90")) == [0.2, 0.3, 0.4]
 
 
 def test_seeds_at_different_epochs_are_rows_of_their_own(finish, checked, tmp_path: Path):
