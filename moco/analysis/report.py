@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from moco.analysis import charts, report_charts, report_table
+from moco.analysis import charts, report_charts, report_missing, report_table
 from moco.analysis.configurations import configurations
 from moco.analysis.page import template
 from moco.analysis.records import Entry, look, state_counts
@@ -23,7 +23,7 @@ from moco.runs.settings import varying
 from moco.runs.state import State
 from moco.runs.sweep import select
 
-NAMED = 100  # so many unfinished runs are listed
+NAMED = 100  # so many paused runs and reasons of others are listed
 FOREIGN = 8  # so many folders without a run are named
 
 
@@ -60,7 +60,7 @@ def _content(entries: Sequence[Entry], states: Sequence[State]) -> dict[str, obj
     """What the page shows below the answer, by the names that the template has for it."""
     found = configurations(entries)
     keys = [key for key in varying([c.flat for c in found]) if key != "seed"] or ["method.name"]
-    paused, unfinished = _paused(entries), _unfinished(entries, states)
+    paused, missing = _paused(entries), report_missing.groups(entries, states)
     groups = by_images(found)
     bests = [one for where, group in groups.items() if (one := best(where if len(groups) > 1 else "", group))]
     by_folder = {entry.run.folder: state for entry, state in zip(entries, states)}
@@ -72,8 +72,8 @@ def _content(entries: Sequence[Entry], states: Sequence[State]) -> dict[str, obj
         "csv": base64.b64encode(report_table.as_csv(found, keys, by_folder).encode()).decode(),
         "paused": paused[:NAMED],
         "more_paused": max(0, len(paused) - NAMED),
-        "unfinished": unfinished[:NAMED],
-        "more": max(0, len(unfinished) - NAMED),
+        "missing": missing[:NAMED],
+        "more": sum(group["count"] for group in missing[NAMED:]),
         "data": {"table": report_table.table(found, keys, by_folder), "charts": report_charts.charts(found)},
     }
 
@@ -99,15 +99,3 @@ def _paused(entries: Sequence[Entry]) -> list[dict[str, str]]:
         }
         for run, rung in rungs
     ]
-
-
-def _unfinished(entries: Sequence[Entry], states: Sequence[State]) -> list[dict[str, str]]:
-    """State, folder and reason of each run without a usable result that is not paused."""
-    found = []
-    for entry, state in zip(entries, states):
-        if entry.result is None and entry.rung is None:
-            silent = entry.problem or state in (State.RUNNING, State.QUEUED)
-            said = "" if silent else " ".join(entry.run.log_tail(1))[:300]
-            why = entry.problem if state == State.DAMAGED else said
-            found.append({"state": str(state), "folder": entry.run.folder.name, "why": why})
-    return found

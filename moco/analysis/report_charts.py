@@ -135,7 +135,7 @@ def _rungs(grid: shown.Heat) -> Trace:
     return {
         "z": [[None if at is None else 0 for at in row] for row in grid.rungs],
         "text": texts,
-        "textfont": {"color": "--soft"},
+        "textfont": {"color": "--soft", "size": 9},
         "colorscale": "uncoloured",
         "showscale": False,
     }
