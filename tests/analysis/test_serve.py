@@ -236,6 +236,8 @@ def test_who_lacks_the_token_or_calls_it_by_a_foreign_name_gets_nothing(served) 
         for how in wrong:
             status, text, _ = served.get(path, **how)
             assert status == 403 and text.startswith("403: "), (path, how)
+    with served.server.feed.reading():
+        assert served.server.feed.since(0, 60)
     for host in ("localhost:9999", "127.0.0.1:1", "[::1]:80"):  # through a tunnel
         assert served.get("/log", host=host, run=served.folders["stopped"].name)[0] == 200
     for run in ("", "..", "../runs", "%2e%2e%2f", "nope"):
