@@ -22,7 +22,7 @@ from moco.training.same_data import WHERE, check_images, moved
 if TYPE_CHECKING:
     import numpy
 
-TESTED, NEAREST = 20, 10  # images whose neighbours are shown, and neighbours of each
+TESTED, NEAREST = 20, 9  # images whose neighbours are shown, and neighbours of each
 MAPPED = 2000  # images on the map
 PERPLEXITY = 30.0  # of t-SNE: about so many neighbours count for the place of an image
 

@@ -1,6 +1,5 @@
 """The charts of a run's page beside its learning curves: which classes kNN confuses, and the map of the test images."""
 
-from collections.abc import Sequence
 from typing import NamedTuple, TypedDict
 
 from moco.analysis.learnt import Learnt
@@ -8,6 +7,7 @@ from moco.analysis.report_traces import Chart, Trace, chart, escaped
 
 COUNTED, MATRIX = 12, 100  # up to so many classes counts stand in the matrix, and there is one at all
 COLOURED = 10  # up to so many classes each has a colour of the page's
+CROWD = 800  # more points than that are smaller
 MISTAKES = 8  # so many of the most frequent ones are named
 
 
@@ -56,8 +56,8 @@ def confusion(learnt: Learnt, what: str) -> Tall | None:
         "hovertemplate": "%{y}, taken for %{x}: %{text} images (%{z:.1f} %)<extra></extra>",
     }
     axis: dict[str, object] = {"type": "category", "showgrid": False}
-    x = {**axis, "title": {"text": "kNN says"}, "tickangle": -45 if max(map(len, names)) > 3 else 0}
-    y = {**axis, "title": {"text": "is"}, "autorange": "reversed"}
+    x = {**axis, "title": {"text": "kNN says", "standoff": 14}, "tickangle": -45 if max(map(len, names)) > 3 else 0}
+    y = {**axis, "title": {"text": "is", "standoff": 14}, "autorange": "reversed"}
     note = f"How many {what} of each class kNN takes for which"
     return {**chart("What kNN confuses", [trace], x, y, note), "height": 420 if n <= COUNTED else 340 + 7 * n}
 
@@ -84,13 +84,27 @@ def on_map(learnt: Learnt, what: str) -> tuple[Tall, list[Point], list[int]]:
     taken = learnt.predicted[found.images].tolist() if learnt.predicted is not None else labels
     places = [(round(float(x), 2), round(float(y), 2)) for x, y in found.places]
     names = learnt.classes or [""]
-    traces = []
+    traces: list[Trace] = []
+    size = 4 if len(index) > CROWD else 6
     for c, name in enumerate(names):
         members = [i for i, label in enumerate(labels) if label == c]
         if members:
             wrong = [taken[i] != labels[i] for i in members]
-            traces.append(_cloud(members, [places[i] for i in members], wrong, escaped(name), colour(c, len(names))))
-            traces[-1]["showlegend"] = 1 < len(names) <= COLOURED
+            sizes = [size + 2 if cross else size for cross in wrong]
+            symbols = ["x" if cross else "circle" for cross in wrong]
+            marker = {"color": colour(c, len(names)), "size": sizes, "symbol": symbols, "opacity": 0.8}
+            traces.append(
+                {
+                    "x": [places[i][0] for i in members],
+                    "y": [places[i][1] for i in members],
+                    "customdata": members,
+                    "name": escaped(name),
+                    "showlegend": 1 < len(names) <= COLOURED,
+                    "mode": "markers",
+                    "hoverinfo": "none",  # the page shows the image
+                    "marker": marker,
+                }
+            )
     points: list[Point] = [
         {"label": names[label], "taken": names[guess] if learnt.predicted is not None else ""}
         for label, guess in zip(labels, taken)
@@ -101,26 +115,6 @@ def on_map(learnt: Learnt, what: str) -> tuple[Tall, list[Point], list[int]]:
         note += "; crosses: kNN takes it for another class"
     made = chart("Map of the features", traces, hidden, {**hidden, "scaleanchor": "x"}, note)
     return {**made, "height": 560}, points, index
-
-
-def _cloud(
-    members: Sequence[int], places: Sequence[tuple[float, float]], wrong: Sequence[bool], name: str, colour: str
-) -> Trace:
-    """The points of a class."""
-    return {
-        "x": [x for x, _ in places],
-        "y": [y for _, y in places],
-        "customdata": list(members),
-        "name": name,
-        "mode": "markers",
-        "hoverinfo": "none",
-        "marker": {
-            "color": colour,
-            "size": [8 if cross else 6 for cross in wrong],
-            "symbol": ["x" if cross else "circle" for cross in wrong],
-            "opacity": 0.8,
-        },
-    }
 
 
 def colour(c: int, classes: int) -> str:
