@@ -23,6 +23,7 @@ from moco.runs.sweep import select
 from moco.training.progress import duration
 
 FILES = ("config.json", "lease.json", "job.json", "metrics.jsonl", "result.json", "error.txt")
+METRICS = FILES.index("metrics.jsonl")
 ALL = 5.0  # seconds between looks at ended runs, new folders, SLURM's queue and whether holders live
 DRAWN, BESIDE = 30, 60  # so many curves of running points, and of others
 ORDER = (State.RUNNING, State.QUEUED, None, State.PENDING, State.PAUSED, State.DONE)  # None: what went wrong
@@ -35,8 +36,9 @@ NO_COMMAND = (
 )  # states that no command helps out of
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")  # colours, and what moves a cursor
 
-Stamp: TypeAlias = tuple[tuple[int, int], ...]
+Stamp: TypeAlias = tuple[tuple[int, int], ...]  # times and sizes of FILES
 Message: TypeAlias = dict[str, object]
+NOTHING: Stamp = ((0, 0),) * len(FILES)
 
 
 @dataclass
@@ -52,7 +54,7 @@ class Seen:
     """
 
     run: Run
-    stamp: Stamp = ()
+    stamp: Stamp = NOTHING
     standing: Standing | None = None
     row: dict[str, Json] = field(default_factory=dict)
     changed: int = 0
@@ -70,7 +72,7 @@ class Board:
 
     def __init__(self, runs_dir: Path | str, names: Sequence[str]):
         self.runs_dir, self.names = runs_dir, [*names]
-        self.version = 0
+        self.version = self.listed = 0  # listed: since when the list of folders is as it is
         self.seen: dict[str, Seen] = {}  # by folder
         self.flats: dict[str, tuple[tuple[int, int], dict[str, Json]]] = {}
         self.shown: list[str] = []  # folders whose curves are drawn
@@ -86,19 +88,21 @@ class Board:
         """
         now, version = time.monotonic(), self.version + 1
         due = now - self._all >= ALL
-        before = (self.trouble, [*self.seen])
+        trouble, names = self.trouble, [*self.seen]
         if due:
             self._list()
             self._all = now
+        if names != [*self.seen]:
+            self.listed = version
         changed = []
         for one in self.seen.values():
             if due or not one.has_ended:
                 stamp = stamped(one.run)
                 if stamp != one.stamp or (due and not one.has_ended):
-                    one.curves = one.curves if stamp == one.stamp else None
+                    one.curves = one.curves if stamp[METRICS] == one.stamp[METRICS] else None
                     one.stamp = stamp
                     changed.append(one)
-        told = self._read(changed, version) or before != (self.trouble, [*self.seen])
+        told = self._read(changed, version) or self.listed == version or trouble != self.trouble
         told = self._draw(version) or told
         self.version += told
         return told
@@ -143,7 +147,7 @@ class Board:
         """The settings in which each readable run differs from the others, by folder."""
         known = {}
         for name, one in self.seen.items():
-            config = one.stamp[0] if one.stamp else (0, 0)
+            config = one.stamp[0]
             if name in self.flats and self.flats[name][0] == config:
                 known[name] = self.flats[name]
                 continue
@@ -185,7 +189,7 @@ class Board:
             "version": self.version,
             "at": time.strftime("%H:%M:%S"),
             "notes": [*filter(None, [self.trouble, clock_note(sum(self._by_own_clock()))])],
-            "all": list(self.seen) if version == 0 or len(rows) else None,
+            "all": [*self.seen] if self.listed > version else None,
             "rows": rows,
             "shown": self.shown,
             "curves": curves,
