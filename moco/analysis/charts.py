@@ -18,6 +18,7 @@ DISTINCT = 12  # a setting with at most so many uneven values gets an axis of eq
 
 
 T = TypeVar("T")
+WORDS = {"m": "negatives (m)", "k": "neighbours (k)"}
 Place: TypeAlias = float | str  # on an axis: a number, or a word on a category axis
 
 
@@ -168,8 +169,13 @@ def heat(found: Sequence[Configuration], metric: str) -> Heat | None:
 
 
 def name(key: str) -> str:
-    """A setting's name on an axis."""
+    """A setting's name as it is typed."""
     return key.removesuffix(".name")
+
+
+def words(key: str) -> str:
+    """A setting's name at an axis or a column, in words where its letter is another thing in MoCo's paper."""
+    return WORDS.get(key, name(key))
 
 
 def coloured(lines: Sequence[T]) -> list[tuple[T, int | None]]:

@@ -151,7 +151,7 @@ def _against(axes: "Axes", panel: charts.Panel) -> None:
     elif len(places) <= charts.DISTINCT:
         axes.set_xticks(places, [plain(value) for value in places])
         axes.minorticks_off()
-    _finish(axes, charts.name(panel.key), LABEL)
+    _finish(axes, charts.words(panel.key), LABEL)
     if len(panel.lines) > 1:
         axes.legend(frameon=False, fontsize="small").set_in_layout(False)  # long labels must not narrow the axes
 
@@ -164,7 +164,7 @@ def _heat(axes: "Axes", grid: charts.Heat) -> None:
     axes.imshow(z, origin="lower", aspect="auto", cmap="Blues")
     axes.set_xticks(range(len(grid.xs)), [plain(x) for x in grid.xs])
     axes.set_yticks(range(len(grid.ys)), [plain(y) for y in grid.ys])
-    axes.set(xlabel=charts.name(grid.x_key), ylabel=charts.name(grid.y_key), title=LABEL)
+    axes.set(xlabel=charts.words(grid.x_key), ylabel=charts.words(grid.y_key), title=LABEL)
     for i, row in enumerate(grid.z):
         for j, value in enumerate(row):
             if value is not None and len(grid.xs) <= charts.DISTINCT:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from moco.analysis import charts as shown
 from moco.analysis.configurations import Configuration, scored
 from moco.analysis.courses import learning
+from moco.analysis.importance import FORESTS, importance
 from moco.analysis.numbers import is_number
 from moco.analysis.report_curves import curves
 from moco.analysis.report_traces import Axis, Chart, Trace, chart, escaped, grey, titled
@@ -29,7 +30,7 @@ def charts(found: Sequence[Configuration]) -> list[Chart]:
         metric, label = protocol.top1, f"{protocol.title} top-1"
         if scored(found, metric):
             panels = [_against(panel, label) for panel in shown.panels(found, metric)]
-            others = [_parallel(found, metric, label), *_costs(found, metric, label)]
+            others = [_importance(found, metric, label), _parallel(found, metric, label), *_costs(found, metric, label)]
             own = [*_of_finished(panels, paused), _heat(found, metric, label), *_of_finished(others, paused)]
             made += [{**one, "metric": label} for one in own if one]
     return [one for one in made if one]
@@ -81,7 +82,7 @@ def _line(line: shown.Line, panel: shown.Panel, colour: str) -> Trace:
 
 def _setting(panel: shown.Panel) -> Axis:
     """The axis of a panel's setting."""
-    axis = titled(escaped(shown.name(panel.key)), type=panel.axis)
+    axis = titled(escaped(shown.words(panel.key)), type=panel.axis)
     places = panel.places
     if panel.axis == "category":
         return axis | {"categoryorder": "array", "categoryarray": [escaped(word) for word in panel.words]}
@@ -121,7 +122,10 @@ def _heat(found: Sequence[Configuration], metric: str, label: str) -> Chart | No
     paused = any(at for row in grid.rungs for at in row)
     if paused:
         traces.append(common | _rungs(grid) | {"hovertemplate": f"{where}paused: %{{text}}<extra></extra>"})
-    x, y = (titled(text, type="category", showgrid=False) for text in (x_name, y_name))
+    x, y = (
+        titled(text, type="category", showgrid=False)
+        for text in (escaped(shown.words(key)) for key in (grid.x_key, grid.y_key))
+    )
     # Both axes have all values in their order, whichever of the traces holds them.
     x |= {"categoryorder": "array", "categoryarray": common["x"]}
     y |= {"categoryorder": "array", "categoryarray": common["y"]}
@@ -178,6 +182,34 @@ def _dimension(key: str, values: Sequence[object]) -> Axis:
         "tickvals": [place(tick) for tick in ticks],
         "ticktext": [f"{tick:g}" for tick in ticks],
     }
+
+
+def _importance(found: Sequence[Configuration], metric: str, label: str) -> Chart | None:
+    """What each setting matters; None where that is not known."""
+    try:
+        ranking = importance(found, metric)[::-1]  # the first bar is drawn lowest
+    except ImportError:
+        note = "It takes scikit-learn, which is not installed: pip install scikit-learn"
+        return chart(f"What each setting matters for {label}", [], {}, {}, note)
+    if not ranking:
+        return None
+    trace: Trace = {
+        "type": "bar",
+        "orientation": "h",
+        "x": [float(f"{one.mean:.4g}") for one in ranking],
+        "y": [escaped(shown.name(one.key)) for one in ranking],
+        "error_x": {"type": "data", "array": [float(f"{one.deviation:.4g}") for one in ranking], "color": "--ink"},
+        "marker": {"color": "--c0"},
+        "width": 0.5,
+        "showlegend": False,
+        "hovertemplate": "%{y}: %{x:.2f} points<extra></extra>",
+    }
+    note = (
+        f"By how many points a random forest's predictions err more once a setting's values are shuffled among the "
+        f"configurations; bars: one standard deviation over {FORESTS} forests"
+    )
+    x, y = titled("points of error"), {"type": "category"}
+    return chart(f"What each setting matters for {label}", [trace], x, y, note)
 
 
 def _costs(found: Sequence[Configuration], metric: str, label: str) -> list[Chart | None]:

@@ -21,10 +21,11 @@ EMPTY: Cell = ("", None)
 
 
 class Head(TypedDict):
-    """A column's name and kind: setting, accuracy, number or text."""
+    """A column's name and kind: setting, accuracy, number or text; and its head where that is another."""
 
     name: str
     kind: str
+    title: NotRequired[str]
 
 
 class PageRow(TypedDict):
@@ -59,7 +60,7 @@ def table(found: Sequence[Configuration], keys: Sequence[str], states: Mapping[P
     }
     several = any(len(c.entries) > 1 for c in found)
     partly = any(entry.result is None for c in found for entry in c.entries)
-    heads: list[Head] = [{"name": charts.name(key), "kind": "setting"} for key in keys]
+    heads: list[Head] = [{"name": charts.name(key), "kind": "setting", "title": charts.words(key)} for key in keys]
     heads += [{"name": label, "kind": "accuracy"} for label in metrics.values()]
     heads += [{"name": "seeds", "kind": "number"} for _ in range(several)]
     heads += [{"name": "minutes", "kind": "number"}, {"name": "images/s", "kind": "number"}]

@@ -142,3 +142,12 @@ def test_seeds_at_different_epochs_are_not_averaged(finish, checked, tmp_path: P
     [configuration] = configurations(look([Run(folder) for folder in runs])[0])
     assert configuration.at_rung is not None
     assert configuration.at_rung.reached == Reached(30, 90) and str(configuration.at_rung) == "40.50 ± 0.71 at epoch 30"
+
+
+def test_letters_that_mean_other_things_elsewhere_have_words() -> None:
+    assert [charts.words(key) for key in ("m", "k", "momentum", "model.name")] == [
+        "negatives (m)",
+        "neighbours (k)",
+        "momentum",
+        "model",
+    ]

@@ -1,5 +1,6 @@
 """The report in a real browser."""
 
+import base64
 import itertools
 import json
 import re
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from browsers import prefer
+from folders import point, write_paused, write_run
 
 from moco.__main__ import main
 from moco.analysis import charts as limits
@@ -43,6 +45,9 @@ def visit(browser: Any, pages: dict[str, Path]) -> Callable[..., Any]:
         return browser
 
     return load
+
+
+NEGATIVES = "negatives (m)"
 
 
 def table(browser: Any) -> list[dict[str, str]]:
@@ -126,7 +131,7 @@ def test_numbers_are_those_on_disk(visit, places) -> None:
     disk = on_disk(places["grid"])
     assert len(rows) == len(disk) == 9
     for row in rows:
-        results = disk[float(row["temperature"]), int(row["m"])]
+        results = disk[float(row["temperature"]), int(row[NEGATIVES])]
         assert row["kNN top-1"] == mean(results, "knn/top1") and row["Linear top-1"] == mean(results, "linear/top1")
         seconds = statistics.fmean(result["seconds"] for result in results)
         speed = statistics.fmean(result["steps"] * 512 / result["seconds"] for result in results)
@@ -189,16 +194,16 @@ def test_the_answer_stands_on_top(visit, places) -> None:
     )
     close = [f"temperature={key[0]} m={key[1]}" for key in disk if key[0] == top[0] and key != top]
     assert all(name in first for name in close)
-    assert table(browser)[0]["m"] == str(top[1])
+    assert table(browser)[0][NEGATIVES] == str(top[1])
 
 
 def test_the_published_row_stands_below_ours_whatever_it_is_sorted_by(visit) -> None:
     browser = visit("grid")
-    for head in ("kNN top-1", "m", "m", "temperature"):
+    for head in ("kNN top-1", NEGATIVES, NEGATIVES, "temperature"):
         rows = table(browser)
         [at] = [i for i, row in enumerate(rows) if row["temperature"] == "published"]
         assert rows[at]["kNN top-1"] == "82.60" and "MoCo CIFAR-10 notebook" in rows[at]["runs"]
-        assert (rows[at - 1]["temperature"], rows[at - 1]["m"]) == ("0.1", "4096")  # as the recipe has them
+        assert (rows[at - 1]["temperature"], rows[at - 1][NEGATIVES]) == ("0.1", "4096")  # as the recipe has them
         click(browser, head)
 
 
@@ -249,8 +254,10 @@ def test_sorting(visit) -> None:
     assert click(browser, "kNN top-1") == "ascending"
     assert [float(text.split()[0]) for text in column("kNN top-1")[:9]] == shown[::-1]
     assert column("kNN top-1")[-2:] == ["", ""]  # what has no value stays last
-    assert click(browser, "m") == "ascending"
-    assert [int(m) for m in column("m")] == sorted(int(m) for m in column("m"))  # as numbers: 512 before 4096
+    assert click(browser, NEGATIVES) == "ascending"
+    assert [int(m) for m in column(NEGATIVES)] == sorted(
+        int(m) for m in column(NEGATIVES)
+    )  # as numbers: 512 before 4096
 
 
 def test_filtering(visit) -> None:
@@ -259,7 +266,7 @@ def test_filtering(visit) -> None:
     assert count() == "11 configurations"
     write_filter(browser, "m=4096 temperature=0.1")  # the recipe: the published row stands below it, and stays there
     [ours, published] = table(browser)
-    assert (ours["temperature"], ours["m"], published["temperature"]) == ("0.1", "4096", "published")
+    assert (ours["temperature"], ours[NEGATIVES], published["temperature"]) == ("0.1", "4096", "published")
     assert count() == "1 of 11 configurations"
     write_filter(browser, "FAILED")
     assert [row["temperature"] for row in table(browser)] == ["0.6"]
@@ -338,6 +345,40 @@ def test_what_went_wrong_is_listed_as_text(visit, places) -> None:
     text = browser.execute_script("return document.body.innerText")
     assert "RuntimeError: <b>no</b>" in text and "cannot be read" in text and "moco-x-y-absentabse" in text
     assert "1 pending" in text and "1 failed" in text and "1 damaged" in text and "1 missing" in text
+
+
+MARKUP = "<img src=x onerror=document.title='bad'>"
+HOSTILE = f"{MARKUP}</script><script>document.title='bad'</script><a href='javascript:1'>&amp;{{{{7*7}}}}"
+
+
+def test_what_run_folders_hold_is_shown_as_text(visit, pages, base, tmp_path: Path) -> None:
+    """Markup in settings, errors, folders' names, provenance and the reasons of paused runs."""
+    runs_dir, folders = tmp_path / "runs", []
+    cfg = base("recipe=moco_cifar", "epochs=10")
+    for i, (t, text) in enumerate(itertools.product((0.1, 0.2, 0.4), ("plain", HOSTILE, "x<b>y</b>"))):
+        run = write_run(
+            runs_dir, point(cfg, {"temperature": t, "model.name": text}), top1=50.0 + i, seconds=100.0 * (i + 1)
+        )
+        attempt = [{"commit": MARKUP, "cpu": MARKUP, "packages": {"torch": MARKUP}}]
+        (run / "provenance.json").write_text(json.dumps(attempt))
+        folders.append(run)
+    write_run(runs_dir, point(cfg, {"temperature": 0.8, "model.name": HOSTILE}), epochs=2, error=f"Error: {HOSTILE}\n")
+    write_paused(runs_dir, point(cfg, {"temperature": 0.9}), 5, why=HOSTILE)
+    (runs_dir / f"moco-{MARKUP}-x-abcdefghij").mkdir()
+    (runs_dir / f"moco-{MARKUP}-x-abcdefghij" / "config.json").write_text("{")
+    pages["hostile"] = tmp_path / "hostile.html"
+    report.write(runs_dir, [], pages["hostile"])
+    browser = visit("hostile")
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+    title, added, text, drawn = browser.execute_script(
+        "return [document.title, document.querySelectorAll('main img, main script, main a[href^=javascript], .plot a').length,"
+        " document.body.innerText, [...document.querySelectorAll('.plot .main-svg')].map((svg) => svg.textContent).join(' ')]"
+    )
+    assert title == "All runs in runs" and added == 0
+    assert f"Error: {HOSTILE}" in text and f"model={HOSTILE}" in text and MARKUP in drawn
+    assert "x<b>y</b>" in drawn and len(table(browser)) == 11
+    csv = browser.execute_script("return document.querySelector('a[download]').href").partition("base64,")[2]
+    assert HOSTILE in base64.b64decode(csv).decode() and base64.b64decode(csv).decode().count("\n") == 12
 
 
 # Paused runs
