@@ -26,9 +26,18 @@ FILES = ("config.json", "lease.json", "job.json", "metrics.jsonl", "result.json"
 METRICS = FILES.index("metrics.jsonl")
 ALL = 5.0  # seconds between looks at ended runs, new folders, SLURM's queue and whether holders live
 DRAWN, BESIDE = 30, 60  # so many curves of running points, and of others
-ORDER = (State.RUNNING, State.QUEUED, None, State.PENDING, State.PAUSED, State.DONE)  # None: what went wrong
+ORDER = (
+    State.RUNNING,
+    State.STARTING,
+    State.QUEUED,
+    None,
+    State.PENDING,
+    State.PAUSED,
+    State.DONE,
+)  # None: what went wrong
 NO_COMMAND = (
     State.QUEUED,
+    State.STARTING,
     State.RUNNING,
     State.DONE,
     State.DAMAGED,
