@@ -177,7 +177,7 @@ def test_it_grows_while_it_is_open(visit, served) -> None:
     browser.execute_script(
         "document.querySelector('#curves .plot').kept = true;"
         "const box = document.querySelector('iframe').contentDocument.getElementById('filter');"
-        "box.value = 'temperature=0.3'; box.dispatchEvent(new Event('input')); document.querySelector('iframe').before = true"
+        "box.value = 'temperature=0.3'; box.dispatchEvent(new Event('input')); document.querySelector('iframe').first = true"
     )
     line = {"epoch": 7, "step": 2730, "train/loss": 1.25, "knn/top1": 77.25, "knn/top5": 99.0, "seconds": 400.0}
     with open(folder / "metrics.jsonl", "a") as file:
@@ -196,7 +196,7 @@ def test_it_grows_while_it_is_open(visit, served) -> None:
     hold(folder, os.getpid(), 20, State.DONE)
     (folder / "result.json").write_text(finished)
     until(browser, "[...document.querySelectorAll('.states button')].at(-1).textContent", "3 done")
-    until(browser, "[...document.querySelectorAll('iframe:not(.coming)')].some((frame) => !frame.before)")
+    until(browser, "[...document.querySelectorAll('iframe:not(.coming)')].some((frame) => !frame.first)")
     words = "return document.querySelector('iframe:not(.coming)').contentDocument.getElementById('filter').value"
     assert browser.execute_script(words) == "temperature=0.3"
 
