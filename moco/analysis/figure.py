@@ -86,6 +86,8 @@ def _legend(sheet: "Figure", axes: "Axes") -> None:
 
 def _curves(axes: "Axes", learning: Sequence[Learning], metric: str, label: str) -> None:
     """The mean over seeds with a band of one standard deviation; if configurations are many, the best few in colour."""
+    from matplotlib.ticker import MaxNLocator
+
     ends = []
     for one in sorted(learning, key=lambda one: charts.natural(one.label)):
         found = course(one, metric)
@@ -98,7 +100,7 @@ def _curves(axes: "Axes", learning: Sequence[Learning], metric: str, label: str)
         else:
             _curve(axes, found, f"C{one.colour}", one.label)
     _ends(axes, ends)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     _finish(axes, "epoch", label)
 
 

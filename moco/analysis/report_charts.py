@@ -208,8 +208,8 @@ def _importance(found: Sequence[Configuration], metric: str, label: str) -> Char
         f"By how many points a random forest's predictions err more once a setting's values are shuffled among the "
         f"configurations; bars: one standard deviation over {FORESTS} forests"
     )
-    x, y = titled("points of error"), {"type": "category"}
-    return chart(f"What each setting matters for {label}", [trace], x, y, note)
+    x = titled("points of error")
+    return chart(f"What each setting matters for {label}", [trace], x, {"type": "category"}, note)
 
 
 def _costs(found: Sequence[Configuration], metric: str, label: str) -> list[Chart | None]:
