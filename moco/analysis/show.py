@@ -46,21 +46,12 @@ class Tested(TypedDict):
     neighbours: list[Neighbour]
 
 
-class Box(TypedDict):
-    """Where a crop lay, in percent of the image's sides."""
-
-    top: float
-    left: float
-    height: float
-    width: float
-
-
 class ShownView(TypedDict):
-    """A view and what was drawn for it."""
+    """A view, what was drawn for it, and where its crop lay in the image, as CSS; "" where that is not known."""
 
     url: str
     lines: list[str]
-    box: Box | None
+    box: str
 
 
 class ShownRow(TypedDict):
@@ -224,15 +215,11 @@ def _views(learnt: "Learnt") -> list[ShownRow]:
         width, height = row.picture.size
         shown: list[ShownView] = []
         for view in row.views:
-            box: Box | None = None
+            box = ""
             if view.drawn:
                 top, left, high, wide = view.drawn.crop
-                box = {
-                    "top": 100 * top / height,
-                    "left": 100 * left / width,
-                    "height": 100 * high / height,
-                    "width": 100 * wide / width,
-                }
+                sides = {"top": top / height, "left": left / width, "height": high / height, "width": wide / width}
+                box = "; ".join(f"{side}: {100 * share:.2f}%" for side, share in sides.items())
             shown.append({"url": alone(view.picture, 128), "lines": view.lines, "box": box})
         found.append({"url": alone(row.picture, 128), "label": row.label, "views": shown})
     return found

@@ -19,7 +19,7 @@ from folders import write_run
 from PIL import Image
 
 from moco.analysis import learnt as seen
-from moco.analysis import show_charts, thumbnails
+from moco.analysis import show_charts, thumbnails, views
 from moco.analysis.learnt import Learnt, learnt
 from moco.analysis.show import write
 from moco.config.schema import Config
@@ -225,6 +225,13 @@ def test_what_it_shows(browser: Any, page: Path, pets: Run, of_pets: Learnt) -> 
     assert {"kNN top-1 over the epochs", "Training loss over the epochs"} <= {
         c["title"] for c in content(page)["charts"]
     }
+    boxes, side = browser.execute_script(
+        "const tile = document.querySelector('#views .tile');"
+        "return [[...tile.querySelectorAll('i')].map((i) => [i.offsetWidth, i.offsetHeight]), tile.querySelector('img').width]"
+    )
+    crops = [view.drawn.crop for view in views.rows(of_pets.parts)[0].views if view.drawn]
+    expected = [pytest.approx([side * wide / 8, side * high / 8], abs=1) for _, _, high, wide in crops]
+    assert boxes == expected
     rows, names = browser.execute_script(
         "const rows = [...document.querySelectorAll('#neighbours tbody tr')];"
         "return [rows.map((row) => [...row.cells].map((cell) => cell.innerText.trim().split(/\\n/))),"
