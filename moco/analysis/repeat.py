@@ -1,21 +1,15 @@
-"""The command that goes on with a run, or trains it again: in the shell's words."""
+"""The command that goes on with a run."""
 
-import json
-import re
 import shlex
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from moco.analysis.command import command, typed
 from moco.errors import UserError
-from moco.io import Json
 from moco.runs.identity import flatten, folder_name
 from moco.runs.run import Run
-from moco.runs.settings import own_keys
 from moco.runs.sweep import Sweep
 
-ELSEWHERE = ("version", "runs_dir", "rerun")  # keys that are not copied from a configuration
-PLAIN = re.compile(r"[A-Za-z_/][\w./+-]*")  # a text that Hydra takes without quotes
-WORDS = re.compile("null|true|false|nan|inf", re.IGNORECASE)  # those are no text to Hydra
+BESIDE = ("device", "compile", "checkpoint_minutes", "tracker")  # how it runs, which its id does not tell
 
 
 def resuming(run: Run, runs_dir: Path | str) -> str:
@@ -33,16 +27,25 @@ def resuming(run: Run, runs_dir: Path | str) -> str:
 
 
 def alone(run: Run, runs_dir: Path | str) -> str:
-    """The command that trains this run alone, from its frozen configuration.
+    """The command that goes on with this run alone, from its frozen configuration.
 
     Raises:
         UserError: as resuming.
     """
+    from moco.config.compose import composed
     from moco.config.places import INSTALLED
 
-    words = _words(run)
+    flat, words = run.flat_config, shlex.split(command([run]))[2:]
+    if not words or folder_name(run.config) != run.folder.name:
+        raise UserError(f"{run.folder} is not what this code's command line can give: launch it as before")
+    given = flatten(composed(words))
+    if flat["tracker.name"] != given["tracker.name"]:
+        words.append(f"tracker={flat['tracker.name']}")
+        given = flatten(composed(words))
+    how = [key for key in flat if key.partition(".")[0] in BESIDE and flat[key] != given.get(key)]
+    words += [f"{key}={typed(flat[key])}" for key in how]
     if Path(runs_dir).absolute() != Path("runs").absolute():
-        words.append(f"runs_dir={_typed(str(Path(runs_dir).absolute()))}")
+        words.append(f"runs_dir={typed(str(Path(runs_dir).absolute()))}")
     return shlex.join([*(("moco", "train") if INSTALLED else ("python", "train.py")), *words])
 
 
@@ -51,79 +54,3 @@ def _as_typed(command: str) -> str:
     script, _, rest = command.partition(" ")
     called = {"__main__.py": "python -m moco", "moco": "moco"}.get(Path(script).name, f"python {script}")
     return f"{called} {rest}".rstrip()
-
-
-def _words(run: Run) -> list[str]:
-    """The words that give the run's configuration.
-
-    Raises:
-        UserError: there are none: a part of it is not shipped, or has changed since.
-    """
-    from moco.config.check import check
-    from moco.config.compose import composed
-    from moco.config.places import CONF
-
-    frozen = run.config.frozen()
-    flat = flatten(frozen)
-    groups = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "sweeps"))
-    chosen = {group: name for group in groups if (name := _choice(CONF / group, flat))}
-    words = [f"recipe={name}"] if (name := chosen.pop("recipe", "")) else []
-    try:
-        given = _given(words)
-        words += [f"{group}={name}" for group, name in chosen.items() if given.get(f"{group}.name") != name]
-        given = _given(words)
-        words += [f"{key}={_typed(flat[key])}" for key in _different(flat, given)]
-        found = check(composed(words), [])
-    except Exception as error:  # Hydra has errors of many kinds
-        raise UserError(f"{run.folder} is not what this code's command line can give: launch it as before") from error
-    if folder_name(found) != run.folder.name:
-        raise UserError(f"{run.folder} was made by another version of this code: launch it as before")
-    return words
-
-
-def _given(words: Sequence[str]) -> dict[str, Json]:
-    """What these words give, as it is frozen; as it was composed where they lack something."""
-    from moco.config.check import check
-    from moco.config.compose import composed
-
-    values = composed(words)
-    try:
-        return flatten(check(values, []).frozen())
-    except UserError:
-        return flatten(values)
-
-
-def _choice(group: Path, flat: Mapping[str, Json]) -> str:
-    """The group's choice that the configuration was made from; "" where none is known.
-
-    By its name, else by what it builds: the names of image folders and of timm's models are people's own.
-    """
-    import yaml
-
-    name, target = flat.get(f"{group.name}.name"), flat.get(f"{group.name}._target_")
-    if (group / f"{name}.yaml").exists():
-        return str(name)
-    for path in sorted(group.glob("*.yaml")):
-        if target and (yaml.safe_load(path.read_text()) or {}).get("_target_") == target:
-            return path.stem
-    return ""
-
-
-def _different(flat: Mapping[str, Json], given: Mapping[str, Json]) -> list[str]:
-    """The settings of a configuration that are not given yet."""
-    keys = [key for key in own_keys([flat]) if key not in ELSEWHERE and not key.startswith("recipe")]
-    return [key for key in keys if flat[key] != given.get(key)]
-
-
-def _typed(value: Json) -> str:
-    """The value in Hydra's grammar."""
-    if isinstance(value, list):
-        return f"[{','.join(map(_typed, value))}]"
-    if isinstance(value, dict):
-        return f"{{{','.join(f'{key}:{_typed(one)}' for key, one in value.items())}}}"
-    if not isinstance(value, str):
-        return json.dumps(value)
-    if PLAIN.fullmatch(value) and not WORDS.fullmatch(value):
-        return value
-    quoted = value.replace("\\'", "\\\\'").replace("'", "\\'")
-    return f"'{quoted}'"

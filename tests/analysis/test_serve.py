@@ -368,5 +368,5 @@ def test_a_run_of_slurm_goes_on_by_its_sweeps_command_and_what_has_none_says_so(
     (run.folder / "job.json").unlink()
     frozen = json.loads((run.folder / "config.json").read_text())
     (run.folder / "config.json").write_text(json.dumps(frozen | {"seed": 5}))
-    with pytest.raises(UserError, match="was made by another version"):
+    with pytest.raises(UserError, match="launch it as before"):
         resuming(run, "runs")
