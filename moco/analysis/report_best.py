@@ -10,7 +10,7 @@ from moco.io import Json, read_json
 from moco.protocols import KNN
 from moco.runs.run import Run
 
-TIES = 8  # so many are named
+TIES = 4  # so many are named
 
 
 class Tie(TypedDict):
