@@ -19,11 +19,12 @@ GROUPS = ("method", "model", "data", "augment", "optimizer", "schedule", "probe"
 
 def command(runs: Sequence[Run]) -> str:
     """The command that trains these runs again, which differ in the seed alone; empty where no words give the same ids."""
-    from hydra.errors import HydraException
+    from moco.config.refusals import refusing
 
     try:
-        words = [*_words(runs[0]), f"seed={','.join(str(run.config.seed) for run in runs)}"]
-    except (UserError, HydraException, OSError):  # of another version, or of files that are not shipped
+        with refusing():
+            words = [*_words(runs[0]), f"seed={','.join(str(run.config.seed) for run in runs)}"]
+    except (UserError, OSError):  # of another version, or of files that are not shipped
         return ""
     return shlex.join(["python", "train.py", *words]) if words[0] else ""
 
