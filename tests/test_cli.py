@@ -44,7 +44,7 @@ def test_sweep_then_linear_evaluation_then_table(trained: Path) -> None:
     elsewhere = python(
         "-m", "moco", "table", "feature_dim", "--format", "json", "--runs-dir", str(trained / "runs"), cwd=ROOT
     )
-    assert {row["Feature Dim"] for row in json.loads(elsewhere.stdout)} == {16, 32}
+    assert {row["feature_dim"] for row in json.loads(elsewhere.stdout)} == {16, 32}
 
 
 def test_started_again_it_says_that_it_is_done(trained: Path) -> None:

@@ -94,7 +94,7 @@ def test_it_trains_evaluates_sweeps_and_tabulates_outside_of_the_checkout(enviro
     words = ["sweeps=temperature", "temperature=0.1,0.2", "epochs=1", *tiny]
     assert moco("train", *words).count("done  temperature=") == 2
     table = moco("table", "temperature", "--format", "json")
-    assert {row["tau"] for row in json.loads(table)} == {0.1, 0.2}
+    assert {row["temperature"] for row in json.loads(table)} == {0.1, 0.2}
     # A run's configurations may also come from a folder of the user's own.
     (tmp_path / "mine" / "recipe").mkdir(parents=True)
     (tmp_path / "mine" / "recipe" / "own.yaml").write_text("# @package _global_\nseed: 7\nrecipe:\n  name: own\n")
