@@ -105,7 +105,7 @@ def test_the_result_table_fits_and_says_what_it_leaves_out(finish, tmp_path: Pat
     said = " ".join(notes.split())
     for head in rows[0]:
         head = "id" if head == "path" else head
-        parts = HYPHENS.get(head, head.replace(".", ". ").replace("-", "- ").split())
+        parts = HYPHENS.get(head, head.replace(".", ". ").replace("-", "- ").replace("_", "_ ").split())
         in_table = head in table or all(part in table for part in parts)
         assert in_table or f"{head}=" in said or head in said.partition(f"Not shown in {width} columns: ")[2]
     assert width >= 160 or "Neighbours=200" in said.partition("The same in all rows: ")[2]
