@@ -56,7 +56,7 @@ def test_of_four_points_in_a_job_one_fails_one_is_killed_and_the_others_are_queu
     log = Path(read(first / "job.json")["shared_log"]).read_text()
     assert log.count("checkpoint saved, back into the queue") == 2 and "was ended by signal 9" in log
     status = moco("status", "shared").stdout
-    assert status.splitlines()[-1] == "3 done, 1 failed, 1 killed", status
+    assert "3 done, 1 failed, 1 killed" in status.splitlines(), status
     assert_same(first, runs(tmp_path / "plain")[0])
     attempts = {run: len(read(run / "provenance.json")) for run in found.values()}
     assert attempts == {first: 2, second: 2, failed: 1, killed: 1, last: 1}
