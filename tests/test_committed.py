@@ -27,7 +27,11 @@ PAGES: dict[str, tuple[str, Selection]] = {
     "results/README.md": ("cifar_cpu", {}),
     "results/temperature_queue/README.md": (
         "temperature_queue",
-        {"sort": "Top-1", "columns": ["Protocol", "tau", "m", "Top-1", "Top-5", "path"]},
+        {"sort": "Top-1", "columns": ["Protocol", "Temperature", "Negatives", "Top-1", "Top-5", "path"]},
+    ),
+    "results/halving/README.md": (
+        "halving/halved",
+        {"sort": "Top-1", "columns": ["Temperature", "m", "optimizer.lr", "Epoch", "Top-1", "Top-5"]},
     ),
 }
 
@@ -43,7 +47,22 @@ def score(run: Run, metric: str) -> float:
 def test_tables_are_those_of_the_committed_runs(page: str) -> None:
     text, (folder, chosen) = (ROOT / page).read_text(), PAGES[page]
     block = text.partition(MARKS[0])[2].partition(MARKS[1])[0].strip()
-    assert block == render(select(lines(all_runs(ROOT / "results" / folder)), **chosen), "markdown")
+    rows = lines(all_runs(ROOT / "results" / folder), "Epoch" in chosen.get("columns", ()))  # then with paused runs
+    assert block == render(select(rows, **chosen), "markdown")
+
+
+def test_the_halved_sweep_is_the_grid_as_far_as_it_went_and_has_its_best() -> None:
+    """Epoch by epoch the same numbers, and a share of the epochs as results/halving/README.md says it."""
+    halved, grid = ({run.id: run for run in all_runs(ROOT / "results/halving" / side)} for side in ("halved", "grid"))
+    assert halved.keys() == grid.keys() and len(grid) == 27
+    trained = 0
+    for name, run in halved.items():
+        ours, theirs = ([{**line, "seconds": 0} for line in one.metrics()] for one in (run, grid[name]))
+        assert ours == theirs[: len(ours)]
+        trained += len(ours)
+    assert (trained, sum(len(run.metrics()) for run in grid.values())) == (71, 243)
+    best = max(grid.values(), key=lambda run: score(run, KNN.top1))
+    assert halved[best.id].result and score(halved[best.id], KNN.top1) == score(best, KNN.top1)
 
 
 def test_committed_runs_are_whole() -> None:

@@ -211,7 +211,11 @@ def serve(runs_dir: Path | str, names: Sequence[str], port: int = 0) -> None:
     Raises:
         UserError: as Server.
     """
-    clock.look_only()
+    with clock.looking_only():
+        _serve(runs_dir, names, port)
+
+
+def _serve(runs_dir: Path | str, names: Sequence[str], port: int) -> None:
     server = Server(runs_dir, names, port)
     port = server.server_port
     tunnel = f"ssh -N -L {port}:127.0.0.1:{port} {getpass.getuser()}@{socket.gethostname()}"

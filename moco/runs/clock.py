@@ -33,10 +33,15 @@ def by_own_clock(path: Path) -> bool:
     return look is not None and not look.changed and time.monotonic() - look.since < WATCHED
 
 
-def look_only() -> None:
-    """From now on this process writes nothing, not even to ask a file server for the time."""
+@contextlib.contextmanager
+def looking_only() -> Iterator[None]:
+    """Meanwhile this process writes nothing, not even to ask a file server for the time."""
     global _asks
     _asks = False
+    try:
+        yield
+    finally:
+        _asks = True
 
 
 _asks = True
