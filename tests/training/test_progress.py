@@ -22,7 +22,7 @@ bar.bar.refresh()
     ("width", "numbers"),
     [
         (60, "epoch 7"),
-        (80, "epoch 7  kNN 48.33"),
+        (76, "epoch 7  kNN 48.33"),  # room for longer times left, too
         (90, "epoch 7  kNN 48.33  best 50.12"),
         (200, "epoch 7  kNN 48.33  best 50.12  loss 6.543  images/s 1234"),
     ],
