@@ -4,6 +4,7 @@ import functools
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from moco.config import compose
@@ -49,6 +50,19 @@ def composed(*words: str, entry: str = "train") -> dict[str, object]:
 def checked(*words: str) -> Config:
     """The configuration that train.py gets from these words."""
     return check(composed(*words), typed_keys(words))
+
+
+def started(command: Sequence[str], cwd: Path) -> subprocess.Popen[str]:
+    """A process in a session of its own, with what it prints in one stream."""
+    return subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def python(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -15,9 +15,8 @@ from moco.analysis.standings import Standing, standings
 from moco.errors import UserError
 from moco.io import Json
 from moco.protocols import KNN
-from moco.runs.identity import identifies
 from moco.runs.run import Run
-from moco.runs.settings import describe
+from moco.runs.settings import describe, identifying
 from moco.runs.state import State
 from moco.runs.sweep import select
 from moco.training.progress import duration
@@ -26,6 +25,7 @@ FILES = ("config.json", "lease.json", "job.json", "metrics.jsonl", "result.json"
 METRICS = FILES.index("metrics.jsonl")
 ALL = 5.0  # seconds between looks at ended runs, new folders, SLURM's queue and whether holders live
 DRAWN, BESIDE = 30, 60  # so many curves of running points, and of others
+# None: what went wrong.
 ORDER = (
     State.RUNNING,
     State.STARTING,
@@ -34,7 +34,8 @@ ORDER = (
     State.PENDING,
     State.PAUSED,
     State.DONE,
-)  # None: what went wrong
+)
+# States that no command helps out of.
 NO_COMMAND = (
     State.QUEUED,
     State.STARTING,
@@ -42,7 +43,7 @@ NO_COMMAND = (
     State.DONE,
     State.DAMAGED,
     State.MISSING,
-)  # states that no command helps out of
+)
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")  # colours, and what moves a cursor
 
 Stamp: TypeAlias = tuple[tuple[int, int], ...]  # times and sizes of FILES
@@ -161,7 +162,7 @@ class Board:
                 known[name] = self.flats[name]
                 continue
             try:
-                flat = {key: value for key, value in one.run.flat_config.items() if identifies(key)}
+                flat = identifying(one.run.flat_config)
             except UserError:
                 flat = {}
             known[name] = (config, flat)

@@ -12,12 +12,11 @@ from moco.analysis.numbers import is_number
 from moco.analysis.records import Entry, look, state_counts
 from moco.errors import UserError
 from moco.io import Json
-from moco.launch.halving import Halving, means, measured_at, measured_on, scores_at
+from moco.launch.halving import FAILED, Halving, means, measured_at, measured_on, scores_at, total_epochs
 from moco.protocols import KNN
 from moco.runs.run import Run
 from moco.runs.state import State
 
-FAILED = (State.FAILED, State.OUT_OF_MEMORY)
 NAMED = 4  # so many runs are named, the rest counted
 
 Rungs: TypeAlias = Callable[[int], Sequence[int]]  # from the epochs of a run to those of its rungs
@@ -56,11 +55,9 @@ class Curve:
     @classmethod
     def read(cls, entry: Entry) -> "Curve":
         """That of a finished or failed run; one whose kNN was not finite has failed, whatever came later."""
-        epochs, lines = entry.flat.get("epochs"), [line for line in entry.run.metrics() if "train/loss" in line]
+        lines = [line for line in entry.run.metrics() if "train/loss" in line]
         diverged = any(isinstance(score := line.get(KNN.top1), float) and not math.isfinite(score) for line in lines)
-        return cls(
-            str(entry.flat.get("seed")), epochs if isinstance(epochs, int) else 0, lines, not entry.result or diverged
-        )
+        return cls(str(entry.flat.get("seed")), total_epochs(entry.flat), lines, not entry.result or diverged)
 
     @property
     def final(self) -> float | None:

@@ -24,6 +24,7 @@ from moco.runs.settings import Alike, Flat, alike_but_for_seed
 from moco.runs.state import State
 from moco.runs.sweep import Sweep
 
+FAILED = (State.FAILED, State.OUT_OF_MEMORY)  # states of runs that count as last
 LAST = -math.inf  # the score of a configuration that failed: behind all others, and never let on
 
 # The scores of each configuration at the rungs that all its seeds have reached.
@@ -137,7 +138,10 @@ class Race:
             configuration.scores.append(scores)
             configuration.failed |= _has_failed(run) or (len(scores) < halving.rungs and run.folder in gone)
             self._of[run.folder.name], self._reached[run.folder.name] = configuration, scores
-        self._configurations = list(found.values())
+        self._boards: dict[tuple[Json, Json], dict[str, list[float]]] = {}
+        for configuration in found.values():
+            self._boards.setdefault(configuration.data, {})[configuration.name] = configuration.means(halving.rungs)
+        self._going: dict[tuple[tuple[Json, Json], int], set[str]] = {}  # decided once, however many ask
 
     def verdict(self, run: Run) -> Verdict:
         """Whether the run goes on beyond the last rung that it has reached."""
@@ -145,16 +149,17 @@ class Race:
         if name not in self._of or not self._reached[name]:
             return Verdict(True, 0, "it has not reached a rung yet")
         mine, reached = self._of[name], len(self._reached[name])
-        rung, rungs = reached - 1, self.halving.rungs
-        board = {c.name: c.means(rungs) for c in self._configurations if c.data == mine.data}
+        rung, board = reached - 1, self._boards[mine.data]
         if mine.failed:
             return Verdict(False, reached, "a seed of its configuration has failed")
         if len(board[mine.name]) < reached:
             there = sum(len(scores) >= reached for scores in mine.scores)
             return Verdict(False, reached, f"waits for its other seeds: {there} of {len(mine.scores)} are here")
-        goes_on = mine.name in going_on(board, self.halving.eta, rung)
-        arrived = sorted((scores[rung] for scores in board.values() if len(scores) > rung), reverse=True)
-        rank = arrived.index(board[mine.name][rung]) + 1
+        if (mine.data, rung) not in self._going:
+            self._going[mine.data, rung] = going_on(board, self.halving.eta, rung)
+        goes_on = mine.name in self._going[mine.data, rung]
+        arrived = [scores[rung] for scores in board.values() if len(scores) > rung]
+        rank = 1 + sum(score > board[mine.name][rung] for score in arrived)
         return Verdict(goes_on, reached, f"rank {rank} of the {len(arrived)} that are here, of {len(board)}")
 
 
@@ -206,7 +211,7 @@ def measured_at(lines: Iterable[Mapping[str, Json]], epochs: Sequence[int]) -> l
 
 def _has_failed(run: Run) -> bool:
     try:
-        return run.state() in (State.FAILED, State.OUT_OF_MEMORY)
+        return run.state() in FAILED
     except Damaged:
         return True
 

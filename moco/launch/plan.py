@@ -211,7 +211,8 @@ def plan(tasks: Sequence[Task], rerun: bool, sweep: Sweep) -> Plan:
         elif rerun or state != State.DONE:
             start.append(task)
     promoted = budget.promoted(paused, sweep, tasks)
-    paused = [task for task in paused if all(task.run is not other.run for other in promoted)]
+    taken = {task.run.folder for task in promoted}
+    paused = [task for task in paused if task.run.folder not in taken]
     halved = any(task.halving for task in start)
     return Plan([*promoted, *(budget.in_turn(start) if halved else start)], waiting, paused, states)
 

@@ -36,11 +36,8 @@ class Promotion:
         from moco.launch.slurm import SlurmLauncher
 
         forgive()
-        for number in (
-            signal.SIGTERM,
-            signal.SIGUSR2,
-        ):  # where it ends in the middle, it takes back what it has submitted
-            signal.signal(number, _leave)
+        for number in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(number, _leave)  # where it ends in the middle, it takes back what it has submitted
         try:
             launcher = SlurmLauncher(replace(self.options, snapshot=False, wait=False, fail_fast=0), self.sweep)
             with self.sweep.claim():

@@ -45,9 +45,8 @@ def looking_only() -> Iterator[None]:
 
 
 _asks = True
-_ahead: dict[
-    int, tuple[float, float]
-] = {}  # by file system: when its clock was asked, and how far it is ahead of monotonic
+# By file system: when its clock was asked, and how far it is ahead of monotonic.
+_ahead: dict[int, tuple[float, float]] = {}
 
 
 def _server(folder: Path) -> float | None:

@@ -21,12 +21,18 @@ def test_the_figure(places: dict[str, Path], tmp_path: Path, ending: str) -> Non
         assert (tmp_path / "grid.svg").read_text().count("<!-- temperature -->") == 2
 
 
-def test_seeds_have_a_band_and_the_legend_is_in_the_order_of_values(places: dict[str, Path], tmp_path: Path) -> None:
+def plotted(places: dict[str, Path], tmp_path: Path, *names: str) -> dict[str, str]:
+    """The figures of these places as SVG."""
     texts = {}
-    for name in ("grid", "three"):
+    for name in names:
         out = tmp_path / f"{name}.svg"
         assert main(["plot", "--runs-dir", str(places[name]), "-o", str(out)]) == 0
         texts[name] = out.read_text()
+    return texts
+
+
+def test_seeds_have_a_band_and_the_legend_is_in_the_order_of_values(places: dict[str, Path], tmp_path: Path) -> None:
+    texts = plotted(places, tmp_path, "grid", "three")
     assert texts["grid"].count('id="FillBetweenPolyCollection_') == 8 and "FillBetween" not in texts["three"]
     named = re.findall(r"<!-- temperature=0.1 m=(\d+) -->", texts["grid"])
     assert named == ["512", "4096", "32768"]
@@ -41,11 +47,7 @@ def test_a_random_search_of_a_thousand(places: dict[str, Path], tmp_path: Path) 
 
 
 def test_paused_curves_are_marked_and_their_values_are_not_coloured(places: dict[str, Path], tmp_path: Path) -> None:
-    texts = {}
-    for name in ("grid", "halved"):
-        out = tmp_path / f"{name}.svg"
-        assert main(["plot", "--runs-dir", str(places[name]), "-o", str(out)]) == 0
-        texts[name] = out.read_text()
+    texts = plotted(places, tmp_path, "grid", "halved")
     assert "<!-- paused here -->" in texts["halved"] and "paused" not in texts["grid"]
     assert texts["halved"].count("<!-- at epoch 10 -->") == 5 and texts["halved"].count("<!-- at epoch 30 -->") == 2
     assert "at epoch" not in texts["grid"]

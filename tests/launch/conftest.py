@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from common import ENVIRONMENT
+from common import started
 from sweeping import TRAIN
 
 Sweep = Callable[..., subprocess.Popen[str]]
@@ -19,15 +19,7 @@ def sweep(tmp_path: Path) -> Iterator[Sweep]:
     with contextlib.ExitStack() as launchers:
 
         def start(*words: str) -> subprocess.Popen[str]:
-            launcher = subprocess.Popen(
-                [sys.executable, TRAIN, "-m", *words],
-                cwd=tmp_path,
-                env=ENVIRONMENT,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,
-            )
+            launcher = started([sys.executable, TRAIN, "-m", *words], tmp_path)
             launchers.enter_context(launcher)
             launchers.callback(launcher.kill)
             return launcher

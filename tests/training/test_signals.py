@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from common import ENVIRONMENT, METHODS, ROOT, TINY
+from common import METHODS, ROOT, TINY, started
 
 from moco import io
 from moco.runs.lease import BY_HAND, Stopped
@@ -25,16 +25,7 @@ LONG = [*METHODS["moco"], *TINY, "epochs=300", "eval_every=300", "checkpoint_min
 @contextlib.contextmanager
 def training(cwd: Path, *before: str) -> Iterator["subprocess.Popen[str]"]:
     """A training of many epochs that has written its first line of metrics."""
-    process = subprocess.Popen(
-        [*before, sys.executable, str(ROOT / "train.py"), *LONG],
-        cwd=cwd,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    with process:
+    with started([*before, sys.executable, str(ROOT / "train.py"), *LONG], cwd) as process:
         deadline = time.time() + 300
         while not any(path.stat().st_size for path in cwd.glob("runs/*/metrics.jsonl")):
             assert process.poll() is None and time.time() < deadline
