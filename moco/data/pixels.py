@@ -1,0 +1,34 @@
+"""Pixels of some images, on their way to the device: begun early, waited for late."""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+from torch import Tensor
+
+AnyImages: TypeAlias = Tensor  # uint8 [N, 3, H, W]
+
+
+class Pixels(NamedTuple):
+    """Images on the device.
+
+    Attributes:
+        x: uint8 [B, 3, H, W]; where they have several sizes, each is padded at the bottom and on the right.
+        sizes: height and width of each, int64 [B, 2] on the device; None where all are H x W.
+    """
+
+    x: Tensor
+    sizes: Tensor | None = None
+
+
+def fetch(images: AnyImages, rows: Tensor | slice) -> Callable[[], Pixels]:
+    """Begins to load these rows of the images; returns what waits for them.
+
+    Args:
+        rows: int64 [B], or a slice.
+    """
+    return lambda: Pixels(images[rows])
+
+
+def sizes_of(images: AnyImages, rows: Tensor | slice) -> Tensor | None:
+    """Height and width of these rows, int64 [B, 2] on the images' device, from the index alone; None where all have one size."""
+    return None
