@@ -30,5 +30,5 @@ def fetch(images: AnyImages, rows: Tensor | slice) -> Callable[[], Pixels]:
 
 
 def sizes_of(images: AnyImages, rows: Tensor | slice) -> Tensor | None:
-    """Height and width of these rows, int64 [B, 2] on the images' device, from the index alone; None where all have one size."""
+    """Height and width of these rows from the index alone, int64 [B, 2] on the device; None where all have one size."""
     return None
