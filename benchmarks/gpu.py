@@ -40,6 +40,7 @@ from moco.config.check import check
 from moco.config.compose import composed
 from moco.config.schema import Config
 from moco.data import Dataset
+from moco.methods.moco import shuffle
 from moco.runs.run import Run
 from moco.tracking.tracker import Tracker
 from moco.training.components import Components
@@ -153,7 +154,7 @@ def pieces(parts: Components, method: Any, optimizer: Any, views: Any) -> dict[s
     def keys() -> None:
         with parts.autocast():
             for v in inputs:
-                method.keys(v)
+                method.keys(v, *[shuffle(v)] * bool(method.shuffles))
 
     def loss() -> None:
         with parts.autocast():

@@ -25,14 +25,19 @@ def rank() -> int:
     return dist.get_rank() if ranks() > 1 else 0
 
 
-def own(n: int) -> slice:
-    """This rank's share of n rows: consecutive, and of equal length where n is a multiple of the number of ranks."""
-    return share(n, rank())
+def own(n: int, unit: int = 1) -> slice:
+    """This rank's share of n rows: consecutive, and of equal length where n is a multiple of the number of ranks.
+
+    Args:
+        unit: rows that stay together.
+    """
+    return share(n, rank(), unit)
 
 
-def share(n: int, rank: int) -> slice:
+def share(n: int, rank: int, unit: int = 1) -> slice:
     """The rows of n that a rank holds."""
-    return slice(n * rank // ranks(), n * (rank + 1) // ranks())
+    units = -(-n // unit)
+    return slice(min(n, unit * (units * rank // ranks())), min(n, unit * (units * (rank + 1) // ranks())))
 
 
 def gather(x: Tensor) -> Tensor:
@@ -75,14 +80,14 @@ def average(tensors: list[Tensor]) -> None:
         x.detach().copy_(mean.view_as(x))
 
 
-def collect(x: Tensor, n: int) -> Tensor:
-    """Rows that the ranks made of `own(n)`, put together on all of them: [own, ...] -> [n, ...]. Without gradient."""
+def collect(x: Tensor, n: int, unit: int = 1) -> Tensor:
+    """Rows that the ranks made of `own(n, unit)`, put together on all of them: [own, ...] -> [n, ...]. Without gradient."""
     if ranks() == 1:
         return x
     whole = x.new_empty((n, *x.shape[1:]))
-    whole[own(n)] = x
+    whole[own(n, unit)] = x
     for source in range(ranks()):
-        if len(part := whole[share(n, source)]):
+        if len(part := whole[share(n, source, unit)]):
             dist.broadcast(part, source)
     return whole
 

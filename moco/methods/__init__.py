@@ -5,8 +5,8 @@ A method is an `nn.Module` with `encoder` (images [B, 3, H, W] -> features [B, D
 """
 
 from moco.methods.barlow_twins import BarlowTwins
-from moco.methods.moco import MoCo
+from moco.methods.moco import MoCo, Shuffled
 from moco.methods.npid import NPID
 from moco.methods.simclr import SimCLR
 
-__all__ = ["BarlowTwins", "MoCo", "NPID", "SimCLR"]
+__all__ = ["BarlowTwins", "MoCo", "NPID", "Shuffled", "SimCLR"]

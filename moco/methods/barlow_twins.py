@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moco.models.heads import projection_head
+from moco.ranks import gather
 
 
 class BarlowTwins(nn.Module):
@@ -21,6 +22,7 @@ class BarlowTwins(nn.Module):
     """
 
     views = 2
+    distributed = True
 
     def __init__(
         self,
@@ -44,7 +46,7 @@ class BarlowTwins(nn.Module):
 
         Each view passes on its own, so that a BatchNorm sees one view at a time, as in the authors' code.
         """
-        z1, z2 = (self.head(self.encoder(x)).float() for x in (x1, x2))  # [B, feature_dim]
+        z1, z2 = (gather(self.head(self.encoder(x)).float()) for x in (x1, x2))  # [B, feature_dim], of all ranks
         with torch.autocast(z1.device.type, enabled=False):
             c = standardised(z1).T @ standardised(z2) / len(z1)  # [feature_dim, feature_dim], eq. 2
             on = (c.diagonal() - 1).square().sum()

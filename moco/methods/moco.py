@@ -2,7 +2,8 @@
 
 import copy
 import math
-from typing import cast
+from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,19 @@ from torch import Tensor, nn
 
 from moco.methods.split_batchnorm import split_batch_norm
 from moco.models.heads import projection_head
+from moco.ranks import gather, own, ranks
+
+
+class Shuffled(NamedTuple):
+    """Views in the order in which keys are computed.
+
+    Attributes:
+        order: of the whole batch, int64 [N].
+        x: this rank's share of the views in that order, [B, 3, H, W].
+    """
+
+    order: Tensor
+    x: Tensor
 
 
 class MoCo(nn.Module):
@@ -24,7 +38,8 @@ class MoCo(nn.Module):
         momentum_end: where `momentum` moves along a cosine over `steps` steps (BYOL, arXiv 2006.07733, section 3).
         symmetric: adds the loss with the two views exchanged.
         splits: above 1, every BatchNorm, also those of the given encoder, becomes a SplitBatchNorm of that many groups,
-            and keys are computed in shuffled order (section 3.3). 1 is plain BatchNorm.
+            and keys are computed in shuffled order (section 3.3). 1 is plain BatchNorm. They are groups of the whole batch, on
+            any number of ranks.
         head_layers, hidden_dim, head_norm: of the projection head.
 
     Only parameters take part in the EMA: the key network has BatchNorm statistics of its own, as in the authors' code.
@@ -34,6 +49,7 @@ class MoCo(nn.Module):
     """
 
     views = 2
+    distributed = True
     queue: Tensor
     position: Tensor
     step: Tensor
@@ -69,20 +85,31 @@ class MoCo(nn.Module):
         self.register_buffer("position", torch.tensor(0))  # of the oldest key, which is overwritten next
         self.register_buffer("step", torch.tensor(0))
 
-    def forward(self, x1: Tensor, x2: Tensor, index: Tensor) -> Tensor:
+    @property
+    def shuffles(self) -> tuple[int, ...]:
+        """The views, 0 or 1, whose keys are computed in shuffled order."""
+        return () if self.splits == 1 else (1, 0) if self.symmetric else (1,)
+
+    def forward(self, x1: Tensor, x2: Tensor, index: Tensor, shuffled: Sequence[Shuffled] = ()) -> Tensor:
         """Two views [B, 3, H, W] each -> scalar loss. `index` [B] is not used.
 
         B must be a multiple of `splits`. The negatives are the queue as it was before this step. The symmetric loss is the
         sum of both directions, as in the authors' code.
+
+        Args:
+            x1, x2: of this rank's share of the batch.
+            shuffled: for each of `shuffles` those views in another order; without them the batch, all of it here, is shuffled.
         """
+        if not shuffled:
+            shuffled = [shuffle((x1, x2)[view]) for view in self.shuffles]
         self.update_keys()
         queue = self.queue.clone()  # the backward pass needs it as it is now
-        k = self.keys(x2)
-        loss = contrast(self.queries(x1), k, queue, self.temperature)
+        k = self.keys(x2, *shuffled[:1])  # [N, feature_dim], of all ranks
+        loss = contrast(self.queries(x1), k[own(len(k))], queue, self.temperature)
         if self.symmetric:
-            k1 = self.keys(x1)
-            loss = loss + contrast(self.queries(x2), k1, queue, self.temperature)
-            k = torch.cat([k1, k])  # [2B, feature_dim]
+            k1 = self.keys(x1, *shuffled[1:])
+            loss = loss + contrast(self.queries(x2), k1[own(len(k1))], queue, self.temperature)
+            k = torch.cat([k1, k])  # [2N, feature_dim]
         self.enqueue(k)
         return loss
 
@@ -91,15 +118,17 @@ class MoCo(nn.Module):
         return F.normalize(self.head(self.encoder(x)).float(), dim=1)
 
     @torch.no_grad()
-    def keys(self, x: Tensor) -> Tensor:
-        """Images [B, 3, H, W] -> unit float32 keys [B, feature_dim], without gradient."""
-        if self.splits == 1:
-            return F.normalize(self.key_head(self.key_encoder(x)).float(), dim=1)
-        # Shuffled, a key is not in the group of its query, so the statistics of a group do not give the positive away.
-        order = torch.randperm(len(x), device=x.device)  # [B]
-        shuffled = x.index_select(0, order)  # x[order] would lose channels_last
-        k = F.normalize(self.key_head(self.key_encoder(shuffled)).float(), dim=1)  # [B, feature_dim]
-        return torch.empty_like(k).index_copy_(0, order, k)
+    def keys(self, x: Tensor, shuffled: Shuffled | None = None) -> Tensor:
+        """Images [B, 3, H, W] -> unit float32 keys of all ranks' images in their order [N, feature_dim], without gradient.
+
+        Args:
+            shuffled: computed in this order. Then a key is not in the group of its query, and the statistics of a group do not
+                give the positive away. The authors' code sends the images to other devices for that; here each rank makes the
+                views of its share of the order itself.
+        """
+        x = shuffled.x if shuffled else x
+        k = gather(F.normalize(self.key_head(self.key_encoder(x)).float(), dim=1))  # [N, feature_dim]
+        return torch.empty_like(k).index_copy_(0, shuffled.order, k) if shuffled else k
 
     @torch.no_grad()
     def update_keys(self) -> None:
@@ -136,3 +165,10 @@ def contrast(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
         negative = q @ queue.T  # [B, m]
         logits = torch.cat([positive, negative], dim=1) / temperature  # [B, 1+m]
         return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long, device=q.device))
+
+
+def shuffle(x: Tensor) -> Shuffled:
+    """A batch [N, 3, H, W] that is not shared, in random order."""
+    assert ranks() == 1
+    order = torch.randperm(len(x), device=x.device)  # [N]
+    return Shuffled(order, x.index_select(0, order))  # x[order] would lose channels_last

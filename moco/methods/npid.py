@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from moco.errors import UserError
 from moco.models.heads import projection_head
+from moco.ranks import gather, own, ranks
 
 
 class NPID(nn.Module):
@@ -31,6 +32,7 @@ class NPID(nn.Module):
     """
 
     views = 1
+    distributed = True
     bank: Tensor
     log_z: Tensor
 
@@ -61,19 +63,25 @@ class NPID(nn.Module):
         self.register_buffer("log_z", torch.tensor(-torch.inf))
 
     def forward(self, x1: Tensor, x2: Tensor | None, index: Tensor) -> Tensor:
-        """Views [B, 3, H, W] of the images `index` [B], each at most once -> scalar loss. `x2` is not used."""
+        """Views [B, 3, H, W] of the images `index` [B], each at most once -> scalar loss. `x2` is not used.
+
+        On several ranks B is this one's share; all of them hold the same bank.
+        """
         f = F.normalize(self.head(self.encoder(x1)).float(), dim=1)  # [B, feature_dim]
         with torch.autocast(f.device.type, enabled=False):
             # One product with the whole bank costs less than copying 1 + m of its rows for every image. The bank is
             # cloned since it changes in place below, and the backward pass needs it as it was.
             scores = f @ self.bank.clone().T / self.temperature  # [B, num_images]
             loss = self.nce(scores.gather(1, self.sample(index))) if self.m else F.cross_entropy(scores, index)
-            self.update(f.detach(), index)
+            self.update(gather(f.detach()), gather(index))
         return loss
 
     def sample(self, index: Tensor) -> Tensor:
         """Rows of the bank for each image: its own, then m drawn uniformly with replacement. [B] -> [B, 1+m]"""
-        noise = torch.randint(len(self.bank), (len(index), self.m), device=index.device)  # [B, m]
+        n = (
+            len(index) * ranks()
+        )  # drawn for the images of all ranks, so that each image has the same on any number of them
+        noise = torch.randint(len(self.bank), (n, self.m), device=index.device)[own(n)]  # [B, m]
         return torch.cat([index[:, None], noise], dim=1)  # [B, 1+m]
 
     def nce(self, scores: Tensor) -> Tensor:
@@ -83,7 +91,8 @@ class NPID(nn.Module):
         log P - log(m Pn). In this form no exponential can overflow.
         """
         num_images = len(self.bank)
-        estimate = scores.detach().logsumexp((0, 1)) - math.log(scores.numel()) + math.log(num_images)
+        total = gather(scores.detach().logsumexp((0, 1)).view(1)).logsumexp(0)  # over all ranks
+        estimate = total - math.log(scores.numel() * ranks()) + math.log(num_images)
         self.log_z.copy_(torch.where(self.log_z.isinf(), estimate, self.log_z))
         log_odds = scores - self.log_z - math.log(self.m / num_images)  # [B, 1+m]
         data, noise = F.logsigmoid(log_odds[:, 0]), F.logsigmoid(-log_odds[:, 1:]).sum(1)  # [B], [B]

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moco.models.heads import projection_head
+from moco.ranks import gather, own
 
 
 class SimCLR(nn.Module):
@@ -20,6 +21,7 @@ class SimCLR(nn.Module):
     """
 
     views = 2
+    distributed = True
 
     def __init__(
         self,
@@ -38,11 +40,17 @@ class SimCLR(nn.Module):
         self.head = projection_head(in_dim, feature_dim, layers=head_layers, hidden_dim=hidden_dim, norm=head_norm)
 
     def forward(self, x1: Tensor, x2: Tensor, index: Tensor) -> Tensor:
-        """Two views [B, 3, H, W] each -> scalar loss, the mean over all 2B views. `index` [B] is not used."""
+        """Two views [B, 3, H, W] each -> scalar loss, the mean over all 2B views. `index` [B] is not used.
+
+        On several ranks B is this one's share, and the negatives are the views of all N images of the batch.
+        """
         z = self.head(self.encoder(torch.cat([x1, x2])))  # [2B, feature_dim]
         z = F.normalize(z.float(), dim=1)
+        everyone = torch.cat([gather(half) for half in z.chunk(2)])  # [2N, feature_dim]
         with torch.autocast(z.device.type, enabled=False):
-            logits = z @ z.T / self.temperature  # [2B, 2B]
-        itself = torch.eye(len(z), dtype=torch.bool, device=z.device)  # [2B, 2B]
-        target = torch.arange(len(z), device=z.device).roll(len(x1))  # [2B]: views i and i + B are of the same image
-        return F.cross_entropy(logits.masked_fill(itself, -torch.inf), target)
+            logits = z @ everyone.T / self.temperature  # [2B, 2N]
+        n = len(everyone) // 2
+        image = torch.arange(n, device=z.device)[own(n)]  # [B]
+        view = torch.cat([image, image + n])  # [2B]: views i and i + N are of the same image
+        itself = view[:, None] == torch.arange(2 * n, device=z.device)  # [2B, 2N]
+        return F.cross_entropy(logits.masked_fill(itself, -torch.inf), (view + n) % (2 * n))

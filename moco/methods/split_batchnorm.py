@@ -1,24 +1,33 @@
-"""BatchNorm over groups of a batch, which lets one device behave as several."""
+"""BatchNorm over groups of a batch: one device behaves as several, and several as one."""
+
+from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from moco.errors import UserError
+from moco.ranks import rank, ranks
 
 
 class SplitBatchNorm(_BatchNorm):
     """BatchNorm that normalises `splits` groups of a batch separately, as that many devices would.
 
-    After the CIFAR-10 notebook of the authors' code, https://github.com/facebookresearch/moco. There and here on a GPU,
-    group g holds the images g, g + splits, g + 2 * splits, ...; on a CPU each group is a run of consecutive images. The
-    images of a batch come in random order, so the two are equivalent.
+    After the CIFAR-10 notebook of the authors' code, https://github.com/facebookresearch/moco. Here a group is a run of
+    consecutive images, so that a rank's share of a batch has whole groups. The images of a batch come in random order, so it
+    does not matter which form a group.
 
     Input [B, C] or [B, C, H, W] in either memory layout, which is kept; B must be a multiple of `splits`. The running
     statistics move by the mean of the groups' statistics. In evaluation mode this is plain BatchNorm, and its state dict
     is that of BatchNorm.
+
+    Attributes:
+        shared: the ranks that have one group among them, each with an equal share of its images; None: groups are whole here.
     """
+
+    shared: "dist.ProcessGroup | None" = None
 
     def __init__(self, num_features: int, splits: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
         super().__init__(num_features, eps, momentum)
@@ -32,6 +41,8 @@ class SplitBatchNorm(_BatchNorm):
             return super().forward(x)
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
         assert self.momentum is not None and len(x) % self.splits == 0
+        if self.shared is not None:
+            return self._over_ranks(x, self.shared)
         mean, var = self.running_mean.repeat(self.splits, 1), self.running_var.repeat(self.splits, 1)  # [S, C]
         y = self._at_once(x, mean, var) if x.is_cuda else self._one_by_one(x, mean, var)
         self.running_mean.copy_(mean.mean(0))
@@ -52,17 +63,57 @@ class SplitBatchNorm(_BatchNorm):
     def _at_once(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         """On a GPU: one kernel for all groups, whose channels are laid side by side.
 
-        With the channels last, both rearrangements are views of a contiguous batch. For a channels_last batch they are
-        plain copies of runs of C numbers, after which batch_norm still finds its fast layout. On a CPU these copies would
-        take longer than everything else.
+        With the channels last both rearrangements are copies of runs of C numbers, after which batch_norm still finds its fast
+        layout. On a CPU these copies would take longer than everything else.
         """
         # A norm without weights stays so.
         weight, bias = (None if p is None else p.repeat(self.splits) for p in (self.weight, self.bias))  # [S*C]
-        y = torch.unflatten(x.movedim(1, -1), 0, (-1, self.splits)).movedim(1, -2).flatten(-2)  # [B/S, H, W, S*C]
+        y = torch.unflatten(x.movedim(1, -1), 0, (self.splits, -1)).movedim(0, -2).flatten(-2)  # [B/S, H, W, S*C]
         moments = mean.view(-1), var.view(-1)
         y = F.batch_norm(y.movedim(-1, 1), *moments, weight, bias, True, self.momentum or 0.0, self.eps)
-        y = torch.unflatten(y.movedim(1, -1), -1, (self.splits, -1)).movedim(-2, 1).flatten(0, 1)  # [B, H, W, C]
-        return y.movedim(-1, 1)
+        y = torch.unflatten(y.movedim(1, -1), -1, (self.splits, -1)).movedim(-2, 0).flatten(0, 1)  # [B, H, W, C]
+        y = y.movedim(-1, 1)
+        return y.contiguous() if x.is_contiguous() else y
+
+    def _over_ranks(self, x: Tensor, shared: dist.ProcessGroup) -> Tensor:
+        """Statistics over the images that the ranks of `shared` have."""
+        if x.is_cuda:
+            self.process_group = shared  # as SyncBatchNorm names it
+            return nn.SyncBatchNorm.forward(cast(nn.SyncBatchNorm, self), x)
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        momentum, dims = self.momentum or 0.0, [d for d in range(x.dim()) if d != 1]
+        n = x.numel() // x.shape[1] * shared.size()  # of each channel, on all of them
+        wide = x if x.dtype == torch.float64 else x.float()
+        var, mean = torch.var_mean(wide, dims, correction=0)  # [C], here
+        means, variances = _MeansOfRanks.apply(torch.stack([mean, var]), shared).unbind(1)  # [ranks, C]
+        mean = means.mean(0)
+        var = variances.mean(0) + (means - mean).square().mean(0)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+            self.running_var.lerp_((var * (n / (n - 1))).to(self.running_var.dtype), momentum)
+            self.num_batches_tracked.add_(1)
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        y: Tensor = (wide - mean.view(shape)) * (var + self.eps).rsqrt().view(shape)
+        if self.affine:
+            y = y * self.weight.view(shape) + self.bias.view(shape)
+        return y.to(x.dtype)
+
+
+class _MeansOfRanks(torch.autograd.Function):
+    """[2, C] of each rank of a group -> [ranks, 2, C] on all of them; gradients are summed over the ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
+        found = [torch.empty_like(x) for _ in range(group.size())]
+        dist.all_gather(found, x.contiguous(), group)
+        return torch.stack(found)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        gradient = gradients[0].contiguous().clone()
+        dist.all_reduce(gradient, group=ctx.group)
+        return gradient[ctx.group.rank()], None
 
 
 class SplitBatchNormAct(SplitBatchNorm):
@@ -77,7 +128,7 @@ class SplitBatchNormAct(SplitBatchNorm):
 
 
 def split_batch_norm(module: nn.Module, splits: int) -> None:
-    """Makes every BatchNorm inside `module` a SplitBatchNorm.
+    """Makes every BatchNorm inside `module` a SplitBatchNorm; what is one already stays as it is.
 
     They stay the same objects and only change their class. So a norm or a parameter that is used in two places still is, and
     one that does not train still does not.
@@ -86,7 +137,7 @@ def split_batch_norm(module: nn.Module, splits: int) -> None:
         UserError: a BatchNorm does something else besides, or keeps no running statistics.
     """
     for bn in module.modules():
-        if not isinstance(bn, _BatchNorm):
+        if not isinstance(bn, _BatchNorm) or isinstance(bn, SplitBatchNorm):
             continue
         kind, before = _split_kind(bn), type(bn).__name__
         if kind is None:
@@ -110,3 +161,30 @@ def _split_kind(bn: _BatchNorm) -> type[SplitBatchNorm] | None:
     # By its name and parts, since timm is not needed for anything else here.
     known = type(bn).__name__ == "BatchNormAct2d" and type(bn).__module__.startswith("timm.")
     return SplitBatchNormAct if known and {name for name, _ in bn.named_children()} == {"drop", "act"} else None
+
+
+def share_batch_norm(module: nn.Module) -> None:
+    """Lets the BatchNorms inside `module` see the groups of the whole batch, of which each rank has an equal share.
+
+    Those of a SplitBatchNorm are groups of the whole batch; a plain BatchNorm has one. A rank then has whole groups, or several
+    ranks share one. All ranks call this.
+
+    Raises:
+        UserError: as split_batch_norm does.
+    """
+    if ranks() == 1:
+        return
+    split_batch_norm(module, 1)
+    norms = [bn for bn in module.modules() if isinstance(bn, SplitBatchNorm)]
+    groups = {splits: _ranks_of_groups(splits) for splits in sorted({bn.splits for bn in norms})}
+    for bn in norms:
+        bn.shared, bn.splits = groups[bn.splits], max(1, bn.splits // ranks())
+
+
+def _ranks_of_groups(splits: int) -> "dist.ProcessGroup | None":
+    """The ranks that have a group together with this one; None where it has whole groups."""
+    if splits >= ranks():
+        return None
+    each = ranks() // splits
+    groups = [dist.new_group([*range(first, first + each)]) for first in range(0, ranks(), each)]
+    return cast(dist.ProcessGroup, groups[rank() // each])  # this rank is none of the others'
