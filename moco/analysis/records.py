@@ -81,7 +81,7 @@ def fold(entries: Iterable[Entry]) -> list[list[Entry]]:
     trained before and after it came are of one configuration.
     """
     readable = [entry for entry in entries if entry.flat]
-    before: Mapping[str, object] = {}
+    before: Mapping[str, Json] = {}
     if len({frozenset(entry.flat) for entry in readable}) > 1:
         from moco.config.schema import Config  # which takes its time to load
 

@@ -18,8 +18,13 @@ from moco.io import Json
 VERSION = 1  # of the schema; a frozen configuration carries that of the code that froze it
 DEVICE = r"^(auto|cpu|mps|cuda(:\d+)?)$"
 
-# Arguments of components that were added to conf/ later, with the value that means "as before". May only grow.
-ARGUMENTS_AS_BEFORE: dict[str, Json] = {}
+# Arguments of components that were added to conf/ later, with the value that means "as before"; named by group
+# (schedule.restarts), or by class where others of the group had the argument from the start (SimCLR.splits). May only grow.
+ARGUMENTS_AS_BEFORE: dict[str, Json] = {
+    "BarlowTwins.splits": 1,
+    "NPID.splits": 1,
+    "SimCLR.splits": 1,
+}
 
 
 MOST_SEED = 2**63 - 1

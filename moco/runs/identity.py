@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from moco.io import Json
@@ -47,15 +48,28 @@ def identity(config: "Config") -> str:
     Ten letters, a to p for the sixteen digits, so that no command line takes an id for a number.
     """
     settings = flatten(_canonical(config.frozen()))
-    before = {key: _canonical(value) for key, value in config.as_before().items()}
+    before = config.as_before()
     copies = {f"method.{key}" for key in config.METHOD_KEYS}
     kept = {
         key: value
         for key, value in settings.items()
-        if identifies(key) and key not in copies and not (key in before and _text(value) == _text(before[key]))
+        if identifies(key) and key not in copies and not is_as_before(key, settings, before)
     }
     digest = hashlib.sha256(_text(kept).encode()).hexdigest()[:10]
     return digest.translate(LETTERS)
+
+
+def is_as_before(key: str, settings: Mapping[str, Json], before: Mapping[str, Json]) -> bool:
+    """Whether a setting came to the code later and has the value that means "as before".
+
+    Args:
+        key: dotted, one of the flat `settings`.
+        before: of `Config.as_before`; an argument stands there by its group or by the class that takes it.
+    """
+    group, _, argument = key.partition(".")
+    target = settings.get(f"{group}._target_")
+    names = (key, f"{target_name(target)}.{argument}") if isinstance(target, str) else (key,)
+    return any(name in before and _text(_canonical(settings[key])) == _text(_canonical(before[name])) for name in names)
 
 
 def folder_name(config: "Config") -> str:

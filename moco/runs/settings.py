@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from moco.io import Json
-from moco.runs.identity import identifies, target_name
+from moco.runs.identity import identifies, is_as_before, target_name
 
 if TYPE_CHECKING:
     from moco.config.schema import LinearEval
@@ -19,7 +19,7 @@ def identifying(flat: Flat) -> dict[str, Json]:
     return {key: value for key, value in flat.items() if identifies(key)}
 
 
-def alike_but_for_seed(flat: Flat, before: Mapping[str, object] | None = None) -> Alike:
+def alike_but_for_seed(flat: Flat, before: Mapping[str, Json] | None = None) -> Alike:
     """What two configurations have in common that differ in the seed alone.
 
     Args:
@@ -33,7 +33,7 @@ def alike_but_for_seed(flat: Flat, before: Mapping[str, object] | None = None) -
     return frozenset(
         (key, _comparable(key, value))
         for key, value in flat.items()
-        if identifies(key) and value is not None and key != "seed" and not (key in before and value == before[key])
+        if identifies(key) and value is not None and key != "seed" and not is_as_before(key, flat, before)
     )
 
 
@@ -48,7 +48,7 @@ def varying(flats: Sequence[Flat]) -> list[str]:
     """The settings in which the configurations differ, choices of groups first.
 
     Left out are interpolated copies of root keys (method.m), and settings that only another choice of a group has
-    (method.splits of MoCo beside SimCLR), since the name of the choice says that already.
+    (method.symmetric of MoCo beside SimCLR), since the name of the choice says that already.
     """
     found = [key for key in own_keys(flats) if _varies(key, flats)]
     return sorted(found, key=lambda key: not key.endswith(".name"))

@@ -13,7 +13,8 @@ from moco.config import schema
 from moco.config.check import thaw
 from moco.config.schema import Config, Method
 from moco.errors import UserError
-from moco.runs.identity import folder_name, identity
+from moco.runs.identity import flatten, folder_name, identity
+from moco.runs.settings import alike_but_for_seed
 
 
 @pytest.mark.parametrize(
@@ -149,6 +150,17 @@ def test_an_argument_that_is_added_to_a_component_changes_no_id_until_it_is_used
     finally:
         monkeypatch.undo()
         Config.as_before.cache_clear()
+
+
+def test_an_argument_that_one_class_of_a_group_gets_later_changes_no_id_of_the_others() -> None:
+    """MoCo has had `splits` from the start, where 1 is a setting like others; SimCLR got it later."""
+    simclr, moco = (checked("recipe=quickstart", f"method={name}").frozen() for name in ("simclr", "moco"))
+    for frozen, splits, same in ((simclr, 1, True), (simclr, 2, False), (moco, 1, False), (moco, 2, False)):
+        without = {key: value for key, value in frozen["method"].items() if key != "splits"}
+        configs = [thaw(frozen | {"method": method}) for method in (without, without | {"splits": splits})]
+        assert (identity(configs[0]) == identity(configs[1])) is same
+        alike = [alike_but_for_seed(flatten(config.frozen())) for config in configs]
+        assert (alike[0] == alike[1]) is same
 
 
 def test_a_class_that_moves_keeps_the_ids_and_another_class_does_not() -> None:
