@@ -15,8 +15,8 @@ def problems(config: Config | LinearEval, ranks: int) -> list[str]:
 
 
 def _problems(config: Config | LinearEval, ranks: int) -> Iterator[str]:
-    if config.device == "mps" or ":" in config.device:
-        yield f"device={config.device} is one device, and {ranks} are to share the run: give device=auto, cuda or cpu"
+    if config.device == "mps":
+        yield f"device=mps is one device, and {ranks} are to share the run: give device=cpu, or one device"
     if isinstance(config, LinearEval):
         return
     if config.batch_size % ranks:

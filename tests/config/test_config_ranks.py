@@ -17,7 +17,7 @@ from moco.config.schema import Config
         (["batch_size=64", "method.splits=1", "device=auto"], 4, []),
         (["batch_size=60", "method.splits=1"], 8, ["batch_size=60 is not a multiple of the 8 devices"]),
         (["batch_size=60", "method.splits=6"], 4, ["method.splits=6 does not fit 4 devices"]),
-        (["device=cuda:1"], 2, ["device=cuda:1 is one device, and 2 are to share"]),
+        (["device=mps"], 2, ["device=mps is one device, and 2 are to share"]),
         (
             ["batch_size=66", "method.splits=6", "device=mps"],
             4,
@@ -34,5 +34,5 @@ def test_settings_that_so_many_devices_cannot_share(
 
 def test_other_methods_and_linear_evaluation(tiny: Callable[..., Config]) -> None:
     assert not problems(tiny("simclr"), 4)
-    [line] = problems(tiny("simclr", "device=cuda:0", "batch_size=62").evaluation(), 4)
-    assert "device=cuda:0 is one device" in line
+    [line] = problems(tiny("simclr", "device=mps", "batch_size=62").evaluation(), 4)
+    assert "device=mps is one device" in line
