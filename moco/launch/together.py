@@ -1,12 +1,6 @@
-"""Points that share one job of SLURM's: a process for each, side by side, on what the job was given.
+"""Points that share one job of SLURM's: a process for each, side by side, on what the job was given."""
 
-python -m moco.launch.together does the one whose pickle it reads from its standard input.
-"""
-
-import contextlib
-import ctypes
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -15,14 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from moco.launch import children as processes
 from moco.launch import slurm_client as slurm
 from moco.launch.job import Job
 from moco.output import forgive
-from moco.runs.lease import EXIT_STOPPED, Damaged, Stopped, machine, release
-from moco.runs.run import Run
+from moco.runs.lease import EXIT_STOPPED, Stopped
 
-COMMAND = ["-u", "-m", "moco.launch.together"]
-PR_SET_PDEATHSIG = 1  # of Linux
 POLL = 0.2  # seconds between looks at the processes
 
 
@@ -85,18 +77,12 @@ class Jobs:
         cores = min(len(os.sched_getaffinity(0)), int(os.environ.get("SLURM_CPUS_ON_NODE", "1024")))
         gpus = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
         env = {
-            **os.environ,
             "OMP_NUM_THREADS": str(max(1, cores // len(self.jobs))),
             "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
             **({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {}),
         }
         print(f"{self.jobs[i].run.folder}: log {self._log(i)}", flush=True)
-        with open(self._log(i), "ab") as log:
-            child = subprocess.Popen([sys.executable, *COMMAND], stdin=subprocess.PIPE, stdout=log, stderr=log, env=env)
-        assert child.stdin
-        with contextlib.suppress(BrokenPipeError), child.stdin:
-            child.stdin.write(pickle.dumps((os.getpid(), self.jobs[i])))
-        return child
+        return processes.start(self.jobs[i].work, self._log(i), env)
 
     def _log(self, i: int) -> Path:
         return log_of(self.folder, str(slurm.job_id()), i)
@@ -104,35 +90,12 @@ class Jobs:
     def _tell(self, i: int, pid: int, end: int) -> None:
         """Tells how a point's process has ended; where it was killed, the run's lease, too."""
         run = self.jobs[i].run
-        how = "has ended" if not end else f"was ended by signal {-end}" if end < 0 else f"has ended with status {end}"
-        print(f"{run.folder}: {how}", flush=True)
+        print(f"{run.folder}: {processes.ended(end)}", flush=True)
         if end < 0:
-            _note_killed(run, pid)
+            processes.note_killed(run, pid)
 
     def checkpoint(self) -> object:
         """What submitit queues again where the signal comes before any has begun."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
-
-
-def _note_killed(run: Run, pid: int) -> None:
-    """Ends the lease of a process that cannot do so: on other machines its silence would tell much later."""
-    with contextlib.suppress(Damaged):
-        holder = run.holder()
-        if holder and not holder.ended and (holder.machine, holder.pid) == (machine(), pid):
-            release(run.folder / "lease.json")
-
-
-def received() -> Job:
-    """The job on standard input; this process dies with the one that sent it, as not every SLURM ends what a job leaves."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    parent, job = pickle.load(sys.stdin.buffer)
-    assert isinstance(job, Job)
-    if os.getppid() != parent:
-        sys.exit("the job that this point belongs to is gone")
-    return job
-
-
-if __name__ == "__main__":
-    received().work()

@@ -12,8 +12,8 @@ import pytest
 from common import ENVIRONMENT
 from sweeping import wait_for
 
+from moco.launch import children
 from moco.launch import slurm_client as slurm
-from moco.launch import together
 from moco.launch.job import Job
 from moco.launch.together import Jobs
 from moco.runs.lease import Place, Stopped, born
@@ -22,7 +22,8 @@ from moco.runs.run import Run
 # A point's process: notes what it was given in its log, and ends as its run's folder says.
 POINT = """
 import os, pickle, signal, sys, time
-parent, job = pickle.load(sys.stdin.buffer)
+parent, work = pickle.load(sys.stdin.buffer)
+job = work.__self__
 print(os.environ["OMP_NUM_THREADS"], os.environ.get("CUDA_VISIBLE_DEVICES"), signal.getsignal(signal.SIGTERM).name)
 def stop(number, frame):
     sys.exit(75)
@@ -42,7 +43,7 @@ def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     monkeypatch.setenv("SLURM_CPUS_ON_NODE", "1")
     monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
-    monkeypatch.setattr(together, "COMMAND", ["-c", POINT])
+    monkeypatch.setattr(children, "COMMAND", ["-c", POINT])
 
     def make(*ends: str) -> Jobs:
         made = []
@@ -103,13 +104,14 @@ def test_time_that_is_up_reaches_all_and_the_job_is_queued_again_once_for_those_
 PARENT = """
 import sys
 from pathlib import Path
-from moco.launch import together
+from moco.launch import children
 from moco.launch.job import Job
+from moco.launch.together import Jobs
 from moco.runs.lease import Place
 from moco.runs.run import Run
-code = "import os, time; from moco.launch.together import received; received(); print(os.getpid(), flush=True); time.sleep(60)"
-together.COMMAND[:] = ["-c", code]
-together.Jobs([Job(Run(sys.argv[1]), True, (), Place())], Path(sys.argv[1]))()
+code = "import os, time; from moco.launch.children import received; received(); print(os.getpid(), flush=True); time.sleep(60)"
+children.COMMAND[:] = ["-c", code]
+Jobs([Job(Run(sys.argv[1]), True, (), Place())], Path(sys.argv[1]))()
 """
 
 

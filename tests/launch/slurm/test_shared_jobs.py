@@ -16,7 +16,7 @@ def process(run: Path) -> int:
     for found in Path("/proc").glob("[0-9]*"):
         try:
             command = (found / "cmdline").read_bytes()
-            if b"moco.launch.together" in command and os.readlink(found / "fd/1") == read(run / "job.json")["log"]:
+            if b"moco.launch.children" in command and os.readlink(found / "fd/1") == read(run / "job.json")["log"]:
                 return int(found.name)
         except OSError:
             pass
