@@ -15,10 +15,27 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from moco.augment.notes import Draw
+    from moco.augment import Draws
     from moco.training.components import Images
 
 ROWS, VIEWS = 6, 4  # images, and views of each
+
+
+class Drawn(NamedTuple):
+    """What was drawn for one view; None for a step that the augmentation does not have, or that spared this view.
+
+    Attributes:
+        crop: (top, left, height, width) in pixels of the image.
+        jitter: factors of brightness, contrast and saturation, and the turn of the hue as a share of the circle.
+        blur: standard deviation in pixels of the view.
+    """
+
+    crop: tuple[int, int, int, int]
+    flip: bool
+    jitter: tuple[float, float, float, float] | None
+    gray: bool
+    blur: float | None
+    solarize: bool
 
 
 class View(NamedTuple):
@@ -26,7 +43,7 @@ class View(NamedTuple):
     None where views are made by somebody else's code, which does not tell."""
 
     picture: "Image"
-    drawn: "Draw | None"
+    drawn: Drawn | None
 
     @property
     def lines(self) -> list[str]:
@@ -42,7 +59,29 @@ class Row(NamedTuple):
     views: list[View]
 
 
-def described(draw: "Draw") -> list[str]:
+def each_drawn(draws: "Draws") -> list[Drawn]:
+    """What was drawn, view by view."""
+    found = []
+    for i, box in enumerate(draws.boxes.tolist()):
+        top, left, height, width = map(int, box)
+        jitter = None
+        if draws.jitter is not None and draws.jitter.applied[i]:
+            brightness, contrast, saturation, hue = draws.jitter.factors[i].tolist()
+            jitter = brightness, contrast, saturation, hue
+        found.append(
+            Drawn(
+                crop=(top, left, height, width),
+                flip=bool(draws.flip[i]),
+                jitter=jitter,
+                gray=draws.gray is not None and bool(draws.gray[i]),
+                blur=float(draws.blur.sigma[i]) if draws.blur is not None and draws.blur.applied[i] else None,
+                solarize=draws.solarize is not None and bool(draws.solarize[i]),
+            )
+        )
+    return found
+
+
+def described(draw: Drawn) -> list[str]:
     """What was drawn for a view, in up to four short lines; what spared it is left out."""
     top, left, height, width = draw.crop
     lines = [f"crop {width}x{height} at {left},{top}" + (", flipped" if draw.flip else "")]
@@ -103,12 +142,13 @@ def rows(images: "Images") -> list[Row]:
     ]
 
 
-def _view(make: object, images: "Tensor") -> "tuple[Tensor, list[Draw] | None]":
+def _view(make: object, images: "Tensor") -> "tuple[Tensor, list[Drawn] | None]":
     """One view of each image, and what was drawn."""
     from moco.augment import Augment
 
     if isinstance(make, Augment):
-        return make.drawn(images)
+        draws = make.draw(len(images), images.shape[-2:], images.device)
+        return make.apply(images, draws), each_drawn(draws)
     assert callable(make)
     return make(images), None
 

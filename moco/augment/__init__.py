@@ -1,5 +1,6 @@
 """Random views of image batches."""
 
+from moco.augment.draws import Draws
 from moco.augment.views import Augment
 
-__all__ = ["Augment"]
+__all__ = ["Augment", "Draws"]

@@ -1,12 +1,12 @@
 """Gray and ColorJitter, for a whole batch at once."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from moco.augment.constants import constant
-from moco.augment.notes import Note, unnoted
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, by which PIL and torchvision convert to gray
 
@@ -17,7 +17,40 @@ def luma(x: Tensor) -> Tensor:
     return (LUMA[0] * r).add_(g, alpha=LUMA[1]).add_(b, alpha=LUMA[2])
 
 
-def color_jitter(x: Tensor, strength: Sequence[float], p: float, note: Note = unnoted) -> Tensor:
+class Jitter(NamedTuple):
+    """What is drawn for the ColorJitter of n views.
+
+    Attributes:
+        applied: which are jittered, bool [n].
+        factors: of brightness, contrast and saturation, and the turn of the hue as a share of the circle, float [n, 4]; those
+            that change nothing where it is not applied.
+        order: of brightness 0, contrast 1 and saturation 2, int [n, 3].
+        hue_turn: how many of these three come before the hue, int [n].
+    """
+
+    applied: Tensor
+    factors: Tensor
+    order: Tensor
+    hue_turn: Tensor
+
+
+def draw_jitter(n: int, strength: Sequence[float], p: float, device: torch.device) -> Jitter:
+    """Factors and order of each view as torchvision's ColorJitter draws them.
+
+    Args:
+        strength: (brightness, contrast, saturation, hue).
+        p: probability that a view is jittered at all.
+    """
+    applied = torch.rand(n, device=device) < p
+    ranges = [(max(0.0, 1 - s), 1 + s) for s in strength[:3]] + [(-strength[3], strength[3])]
+    low, span = constant(tuple(a for a, _ in ranges), device), constant(tuple(b - a for a, b in ranges), device)
+    neutral = constant((1.0, 1.0, 1.0, 0.0), device)
+    factors = torch.where(applied.unsqueeze(1), torch.rand(n, 4, device=device).mul_(span).add_(low), neutral)
+    order = torch.rand(n, 3, device=device).argsort(1)
+    return Jitter(applied, factors, order, torch.randint(4, (n,), device=device))
+
+
+def color_jitter(x: Tensor, jitter: Jitter, hue: bool = True) -> Tensor:
     """torchvision's ColorJitter on pixels [B, 3, H, W] in [0, 1]; each image has its own factors and order of the four.
 
     Brightness, contrast and saturation each mix the image with a base (black, its mean gray, its gray) by a factor and then
@@ -26,26 +59,17 @@ def color_jitter(x: Tensor, strength: Sequence[float], p: float, note: Note = un
     where it is not the turn of a mix.
 
     Args:
-        strength: (brightness, contrast, saturation, hue).
-        p: probability that an image is jittered at all.
+        hue: whether any is turned.
     """
-    n, device = len(x), x.device
-    applied = torch.rand(n, 1, device=device) < p
-    ranges = [(max(0.0, 1 - s), 1 + s) for s in strength[:3]] + [(-strength[3], strength[3])]
-    low, span = constant(tuple(a for a, _ in ranges), device), constant(tuple(b - a for a, b in ranges), device)
-    neutral = constant((1.0, 1.0, 1.0, 0.0), device)
-    factors = torch.where(applied, torch.rand(n, 4, device=device).mul_(span).add_(low), neutral)  # [n, 4]
-    note("jitter", applied), note("factors", factors)
-    order = torch.rand(n, 3, device=device).argsort(1)  # [n, 3], of brightness 0, contrast 1 and saturation 2
-    hue_turn = torch.randint(4, (n, 1), device=device)  # how many of these come before hue
-    turn = torch.arange(3, device=device)
+    factors, order, hue_turn = jitter.factors, jitter.order, jitter.hue_turn.unsqueeze(1)
+    n, turn = len(x), torch.arange(3, device=x.device)
     own_turn = torch.cat([turn < hue_turn, turn >= hue_turn], 1)  # [n, 6]: three before hue and three after it
     mixes = torch.where(own_turn, factors.gather(1, order).repeat(1, 2), 1)  # [n, 6]
     weights = torch.stack(mix_weights(order.repeat(1, 2), mixes)).view(3, n, 6, 1, 1, 1).unbind(2)
     x = x.clone()
     for own, gray, mean in weights[:3]:
         x = mix_(x, own, gray, mean)
-    if strength[3]:
+    if hue:
         x = turn_hue(x, factors[:, 3].view(-1, 1, 1, 1))
     for own, gray, mean in weights[3:]:
         x = mix_(x, own, gray, mean)

@@ -2,49 +2,44 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from moco.augment.constants import constant
-from moco.augment.notes import Note, unnoted
 
-
-class Boxes(NamedTuple):
-    """A crop of each image in pixels, each float [B]."""
-
-    top: Tensor
-    left: Tensor
-    height: Tensor
-    width: Tensor
-
-
-def crop_boxes(n: int, area: Sequence[float], shape: Sequence[int], device: torch.device) -> Boxes:
-    """Boxes of n images, drawn as torchvision's RandomResizedCrop draws them; all numbers are whole pixels.
+def crop_boxes(area: Sequence[float], whole: Tensor) -> Tensor:
+    """Boxes of n images, drawn as torchvision's RandomResizedCrop draws them.
 
     The area is uniform in `area`, the aspect ratio log-uniform in (3/4, 4/3). After ten tries that do not fit into the image
     a central crop is taken.
 
     Args:
         area: (least, largest) share of the image.
-        shape: (height, width) of the images.
+        whole: heights and widths of the images, float [2, n].
+
+    Returns:
+        (top, left, height, width) in whole pixels, float [n, 4].
     """
-    height, width = shape
-    tries = 10
-    target = torch.empty(n, tries, device=device).uniform_(*area).mul_(height * width)
+    n, device, tries = whole.shape[1], whole.device, 10
+    target = torch.empty(n, tries, device=device).uniform_(*area).mul_(whole.prod(0).unsqueeze(1))
     ratio = torch.empty(n, tries, device=device).uniform_(math.log(3 / 4), math.log(4 / 3)).exp_()
     sides = torch.stack([target / ratio, target * ratio]).sqrt_().round_()  # heights and widths, [2, n, tries]
-    whole = constant((float(height), float(width)), device).view(2, 1)
     fits = ((sides > 0) & (sides <= whole.unsqueeze(2))).all(0)  # [n, tries]
     first = fits.float().argmax(1, keepdim=True).expand(2, n, 1)
     found = fits.any(1)  # [n]
     # Where no try fits, torchvision takes the largest central crop of an allowed ratio: all of a square image.
-    largest = float(min(height, round(width / (3 / 4)))), float(min(width, round(height * 4 / 3)))
-    side = torch.where(found, sides.gather(2, first).squeeze(2), constant(largest, device).view(2, 1))  # [2, n]
+    largest = torch.minimum(whole, (whole.flip(0) * 4 / 3).round_())  # [2, n]
+    side = torch.where(found, sides.gather(2, first).squeeze(2), largest)  # [2, n]
     room = whole - side
     start = torch.where(found, torch.rand(2, n, device=device).mul_(room + 1).floor_(), (room / 2).floor_())  # [2, n]
-    return Boxes(start[0], start[1], side[0], side[1])
+    return torch.cat([start, side]).T
+
+
+def central_boxes(sizes: Tensor, share: float) -> Tensor:
+    """The central square of images of these sizes int [n, 2], its side `share` of the shorter one: boxes float [n, 4]."""
+    side = (sizes.amin(1, keepdim=True) * share).round_()  # [n, 1]
+    start = ((sizes - side) / 2).round_()  # to even, as torchvision's CenterCrop
+    return torch.cat([start, side, side], 1)
 
 
 def resize_weights(start: Tensor, length: Tensor, size: int, source: int) -> Tensor:
@@ -63,16 +58,15 @@ def resize_weights(start: Tensor, length: Tensor, size: int, source: int) -> Ten
     return weight.div_(weight.sum(-1, keepdim=True))
 
 
-def crop_resize(images: Tensor, boxes: Boxes, size: int, flip: float, note: Note = unnoted) -> Tensor:
-    """Crops each image to its box, resizes it to size x size and flips it with probability `flip`.
+def crop_resize(images: Tensor, boxes: Tensor, flip: Tensor | None, size: int) -> Tensor:
+    """Crops each image to its box, resizes it to size x size and flips it where `flip` says so, bool [B].
 
-    uint8 [B, 3, H, W] -> float32 [B, 3, size, size] in [0, 1]
+    uint8 [B, 3, H, W] -> float32 [B, 3, size, size] in [0, 1]. What lies outside of the boxes [B, 4] is not seen.
     """
-    top, left, height, width = boxes
-    flipped = torch.rand(len(images), device=images.device) < flip
-    note("flip", flipped)
+    top, left, height, width = boxes.unbind(1)
     rows = resize_weights(top, height, size, images.shape[-2]).div_(255)  # [B, size, H]
-    left, width = torch.where(flipped, left + width, left), torch.where(flipped, -width, width)
+    if flip is not None:
+        left, width = torch.where(flip, left + width, left), torch.where(flip, -width, width)
     columns = resize_weights(left, width, size, images.shape[-1])  # [B, size, W]
     b, c, h, w = images.shape
     x = torch.bmm(images.float().view(b, c * h, w), columns.transpose(1, 2))  # [B, 3 H, size]

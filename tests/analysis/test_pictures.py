@@ -13,13 +13,15 @@ from PIL import Image
 
 from moco.analysis import views
 from moco.analysis.views_grid import COLOURS, boxed, enlarged, grid
-from moco.augment.crops import Boxes, crop_resize
-from moco.augment.notes import Draw
+from moco.augment import Augment
+from moco.augment.crops import crop_resize
 from moco.training.components import Images
 
 
-def drawn(**changes) -> Draw:
-    return Draw(crop=(1, 2, 9, 12), flip=False, jitter=None, gray=False, blur=None, solarize=False)._replace(**changes)
+def drawn(**changes) -> views.Drawn:
+    return views.Drawn(crop=(1, 2, 9, 12), flip=False, jitter=None, gray=False, blur=None, solarize=False)._replace(
+        **changes
+    )
 
 
 def test_what_was_drawn_in_words() -> None:
@@ -31,6 +33,20 @@ def test_what_was_drawn_in_words() -> None:
         "saturation 1.04, hue -18°",
         "gray, blur 1.34 px, solarized",
     ]
+
+
+def test_draws_are_told_view_by_view() -> None:
+    make = Augment(mean=[0.0] * 3, std=[1.0] * 3, blur=0.5, gray=0.5, solarize=0.5, jitter_p=0.5)
+    draws = make.draw(40, (20, 30), torch.device("cpu"))
+    found = views.each_drawn(draws)
+    assert torch.equal(draws.boxes, torch.tensor([one.crop for one in found]).float())
+    for name in ("flip", "gray", "solarize"):
+        assert getattr(draws, name).tolist() == [getattr(one, name) for one in found]
+    assert [one.blur for one in found] == [s if b else None for b, s in zip(*map(torch.Tensor.tolist, draws.blur))]
+    assert draws.jitter.applied.tolist() == [one.jitter is not None for one in found]
+    assert all(one.jitter in (None, tuple(row)) for one, row in zip(found, draws.jitter.factors.tolist()))
+    plain = Augment(mean=[0.0] * 3, std=[1.0] * 3, gray=0.0, jitter_p=0.0).draw(9, (20, 30), torch.device("cpu"))
+    assert all(one == views.Drawn(one.crop, one.flip, None, False, None, False) for one in views.each_drawn(plain))
 
 
 def pixels(picture: Image.Image) -> torch.Tensor:
@@ -50,7 +66,7 @@ def test_views_are_the_networks_less_the_normalisation(checked, words: list[str]
         for view in row.views:
             box, flip = view.drawn.crop, view.drawn.flip
             assert flip or words[-1:] != ["augment.flip=1"]
-            [expected] = crop_resize(image[None], Boxes(*torch.tensor([box]).float().T), side, float(flip))
+            [expected] = crop_resize(image[None], torch.tensor([box]).float(), torch.tensor([flip]), side)
             shown = pixels(view.picture)
             assert float((shown - expected * 255).abs().max()) <= 0.51
     again = views.rows(images)

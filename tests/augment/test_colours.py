@@ -10,7 +10,7 @@ from scipy import stats
 from torchvision.transforms.v2 import functional as TF
 
 from moco.augment import colours
-from moco.augment.colours import color_jitter, luma, mix_, mix_weights, turn_hue
+from moco.augment.colours import color_jitter, draw_jitter, luma, mix_, mix_weights, turn_hue
 
 
 def test_luma_is_torchvisions_grayscale():
@@ -59,7 +59,7 @@ def recorded(monkeypatch):
         calls.clear()
         monkeypatch.setattr(colours, "mix_", note_mix)
         monkeypatch.setattr(colours, "turn_hue", note_hue)
-        jittered = color_jitter(x, strength, p)
+        jittered = color_jitter(x, draw_jitter(len(x), strength, p, x.device), hue=bool(strength[3]))
         kinds = torch.stack([kind for kind, _ in calls], 1).tolist()
         factors = torch.stack([factor for _, factor in calls], 1).tolist()
         neutral = {0: 1, 1: 1, 2: 1, 3: 0}
