@@ -34,9 +34,15 @@ KNN = Protocol("knn", "kNN", "kNN", recipe_key="knn")  # on the backbone's featu
 KNN_HEAD = Protocol("knn_head", "kNN (head)", "kNN on the head's output")
 LINEAR = Protocol("linear", "Linear", "Linear evaluation", probe="augmented", recipe_key="linear")
 LINEAR_CACHED = Protocol("linear_cached", "Linear (cached)", "Linear evaluation on cached features", probe="cached")
+LINEAR_MOCO = Protocol(
+    "linear_moco", "Linear (MoCo's)", "Linear evaluation as MoCo's authors do it", "moco", recipe_key="linear_moco"
+)
+LINEAR_SIMCLR = Protocol(
+    "linear_simclr", "Linear (SimCLR's)", "Linear evaluation as SimCLR's authors do it", "simclr", "linear_simclr"
+)
 
 GUESSED = "is what guessing gives"  # said of a kNN top-1 that tells of a collapse
 
-TABULATED = (KNN, LINEAR, LINEAR_CACHED)  # in the order of tables
+TABULATED = (KNN, LINEAR, LINEAR_CACHED, LINEAR_MOCO, LINEAR_SIMCLR)  # in the order of tables
 LINEAR_PROTOCOLS = {p.probe: p for p in TABULATED if p.probe}  # by the choice of probe
-ACCURACIES = tuple(p.metric(k) for p in (KNN, KNN_HEAD, LINEAR, LINEAR_CACHED) for k in (1, 5))
+ACCURACIES = tuple(p.metric(k) for p in (*TABULATED, KNN_HEAD) for k in (1, 5))

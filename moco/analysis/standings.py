@@ -8,7 +8,7 @@ from pathlib import Path
 from moco.analysis.numbers import is_number
 from moco.analysis.records import Entry, placed, read, states
 from moco.launch import slurm_client as slurm
-from moco.protocols import LINEAR, LINEAR_CACHED
+from moco.protocols import LINEAR_PROTOCOLS
 from moco.runs.how_far import how_far
 from moco.runs.lease import Holder
 from moco.runs.run import JobRecord, Run
@@ -109,7 +109,7 @@ def _standing(
         epochs=_whole(entry.flat.get("epochs")),
         loss=far.loss,
         knn=far.knn,
-        linear=_number(last.get(LINEAR.top1, last.get(LINEAR_CACHED.top1))),
+        linear=_number(next((last[p.top1] for p in LINEAR_PROTOCOLS.values() if p.top1 in last), None)),
         left=far.left,
         where=_where(holder, waiting) if holder and running else _why(entry, waiting),
         job=job.job if job else "",

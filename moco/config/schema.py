@@ -236,11 +236,34 @@ class Augmentation(Component):
 
 
 class Probe(Section):
-    name: Literal["augmented", "cached"]
+    """Linear evaluation; of the keys after weight_decay those that its source needs."""
+
+    name: Literal["augmented", "cached", "moco", "simclr"]
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     lr: float = Field(gt=0, le=MOST_LR)
     weight_decay: float = Field(ge=0, le=MOST_LR)
+    scale_lr: bool | None = None
+    momentum: float | None = Field(None, ge=0, lt=1)
+    nesterov: bool | None = None
+    schedule: Literal["constant", "cosine", "step"] | None = None
+    milestones: list[Annotated[float, Field(ge=0)]] | None = None
+    init_std: float | None = Field(None, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if self.nesterov and not self.momentum:
+            raise ValueError("probe.nesterov=true needs a probe.momentum above 0: give one, or probe.nesterov=false")
+        if bool(self.milestones) != (self.schedule == "step"):
+            raise ValueError(
+                "probe.milestones belong to probe.schedule=step: give both, or probe.milestones=null and another schedule"
+            )
+        return self
+
+    def settings(self) -> dict[str, Json]:
+        """What was set, for files: keys without a value are left out."""
+        found: dict[str, Json] = self.model_dump(exclude_none=True)
+        return found
 
 
 class Tracking(Section):
@@ -281,6 +304,8 @@ class Recipe(Section):
     source: str | None = None
     knn: list[float | None] | None = None
     linear: list[float | None] | None = None
+    linear_moco: list[float | None] | None = None
+    linear_simclr: list[float | None] | None = None
     note: str | None = None
 
 

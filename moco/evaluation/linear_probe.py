@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeAlias, TypedDict
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +20,13 @@ class ProbeSettings:
     """How a classifier is fitted.
 
     Attributes:
-        lr, weight_decay: of Adam.
-        seed: of the order of the images, and of the views.
+        seed: of the order of the images, of the views, and of the first weights where they are drawn.
+        momentum: of SGD; None: Adam.
+        nesterov: whether that momentum is Nesterov's.
+        schedule: of the lr: constant, half a cosine to 0, or step, a tenth from each milestone on.
+        milestones: in epochs.
+        init_std: deviation of the normal distribution that the first weights are drawn from; 0: they are 0. The problem is
+            convex, so any start will do.
     """
 
     num_classes: int
@@ -30,6 +35,24 @@ class ProbeSettings:
     lr: float
     weight_decay: float
     seed: int
+    momentum: float | None = None
+    nesterov: bool = False
+    schedule: Literal["constant", "cosine", "step"] = "constant"
+    milestones: tuple[float, ...] = ()
+    init_std: float = 0.0
+
+    def factor(self, step: int, per_epoch: int) -> float:
+        """The share of the lr at a step, of so many in an epoch."""
+        if self.schedule == "cosine":
+            return (1 + math.cos(math.pi * step / (self.epochs * per_epoch))) / 2
+        return 0.1 ** sum(step >= milestone * per_epoch for milestone in self.milestones)
+
+    def optimizer(self, classifier: nn.Module) -> torch.optim.Optimizer:
+        """What trains the classifier."""
+        parameters, decay = classifier.parameters(), self.weight_decay
+        if self.momentum is None:
+            return torch.optim.Adam(parameters, lr=self.lr, weight_decay=decay)
+        return torch.optim.SGD(parameters, self.lr, self.momentum, weight_decay=decay, nesterov=self.nesterov)
 
 
 class FittingState(TypedDict):
@@ -52,17 +75,21 @@ class Fitting:
     def __init__(self, num_features: int, device: torch.device, steps_per_epoch: int, settings: ProbeSettings):
         self.classifier = nn.Linear(num_features, settings.num_classes, device=device)
         for p in self.classifier.parameters():
-            nn.init.zeros_(p)  # the problem is convex, so any start will do, and this one is the same for every seed
-        self.optimizer = torch.optim.Adam(
-            self.classifier.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
-        )
+            nn.init.zeros_(p)
+        if settings.init_std:  # drawn on the CPU, so that every device begins alike
+            generator = torch.Generator().manual_seed(step_seed(settings.seed, "probe start", 0))
+            drawn = torch.empty_like(self.classifier.weight, device="cpu").normal_(
+                0, settings.init_std, generator=generator
+            )
+            self.classifier.weight.data.copy_(drawn)
+        self.settings, self.optimizer = settings, settings.optimizer(self.classifier)
         self.step, self.per_epoch, self.steps = 0, steps_per_epoch, settings.epochs * steps_per_epoch
         self.loss = torch.zeros((), device=device)
 
-    def train_step(self, x: Tensor, labels: Tensor, lr: float) -> None:
+    def train_step(self, x: Tensor, labels: Tensor) -> None:
         """One step on features [B, D] and labels int64 [B]."""
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = self.settings.lr * self.settings.factor(self.step, self.per_epoch)
         loss = F.cross_entropy(self.classifier(x), labels)
         self.optimizer.zero_grad()
         loss.backward()
@@ -118,7 +145,8 @@ def linear_probe_cached(
     """Test accuracy of a linear classifier on features computed once: logistic regression, without augmentation.
 
     Features are standardised by the mean and deviation of the training features, so that one learning rate suits every
-    backbone; a linear classifier can undo this. The learning rate falls to 0 along a cosine, so that Adam settles.
+    backbone; a linear classifier can undo this. The learning rate falls to 0 along a cosine, so that Adam settles, whatever
+    the settings' schedule.
 
     Args:
         train, test: features [N, D].
@@ -135,13 +163,13 @@ def linear_probe_cached(
     # A feature that varies only by rounding stays unscaled.
     deviation = torch.where(deviation > 1e-6 * mean.abs(), deviation, 1)
     x, test_x = ((part - mean) / deviation for part in (train.x, test.x))
+    settings = replace(settings, schedule="cosine")
     fitting = Fitting(x.shape[1], x.device, math.ceil(len(x) / settings.batch_size), settings)
     _fit(
         fitting,
         train.labels,
         settings,
         batch=lambda index: x.index_select(0, index),
-        factor=lambda step: (1 + math.cos(math.pi * step / fitting.steps)) / 2,
         on_step=on_step,
         start=start,
     )
@@ -159,10 +187,11 @@ def linear_probe_augmented(
     on_step: OnStep | None = None,
     start: FittingState | None = None,
 ) -> Accuracy:
-    """Test accuracy of a linear classifier trained on augmented views, the backbone frozen (leftthomas/SimCLR, linear.py).
+    """Test accuracy of a linear classifier trained on augmented views, the backbone frozen.
 
-    The backbone gets no gradient, and the caller sets its eval mode (moco.models.modes). Adam, at a constant learning rate,
-    updates only the classifier.
+    The backbone gets no gradient, and the caller sets its eval mode (moco.models.modes); the optimizer updates the classifier
+    alone. Features are taken as they are. conf/probe has the settings of several sources: leftthomas/SimCLR (linear.py),
+    facebookresearch/moco (main_lincls.py) and SimCLR's paper (arXiv 2002.05709, appendix B.6).
 
     Args:
         encode: images [B, C, H, W] -> features [B, D].
@@ -185,7 +214,6 @@ def linear_probe_augmented(
         train.labels,
         settings,
         batch=encoded_views,
-        factor=lambda step: 1.0,
         on_step=on_step,
         start=start,
     )
@@ -199,11 +227,10 @@ def _fit(
     settings: ProbeSettings,
     *,
     batch: Callable[[Tensor], Tensor],
-    factor: Callable[[int], float],
     on_step: OnStep | None,
     start: FittingState | None,
 ) -> None:
-    """Trains the classifier to the end. `batch`: indices [B] -> features [B, D]; `factor`: step -> share of the lr.
+    """Trains the classifier to the end. `batch`: indices [B] -> features [B, D].
 
     Raises:
         UserError: it diverges.
@@ -215,7 +242,7 @@ def _fit(
         generator = torch.Generator().manual_seed(step_seed(settings.seed, "probe order", epoch))
         order = torch.randperm(len(labels), generator=generator).to(labels.device)  # [N]
         for index in torch.split(order, min(settings.batch_size, len(order)))[fitting.step % fitting.per_epoch :]:
-            fitting.train_step(batch(index), labels[index], settings.lr * factor(fitting.step))
+            fitting.train_step(batch(index), labels[index])
             if on_step:
                 on_step(fitting)
         fitting.check_finite()

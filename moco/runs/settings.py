@@ -117,7 +117,7 @@ def other_settings(result: Flat, asked: "LinearEval") -> str:
     there = probes.get(asked.probe.name) if isinstance(probes, dict) else None
     if not isinstance(there, dict):
         return ""
-    wanted = {**{f"probe.{key}": value for key, value in asked.probe.model_dump().items()}, "seed": asked.seed}
+    wanted = {**{f"probe.{key}": value for key, value in asked.probe.settings().items()}, "seed": asked.seed}
     stored = {key: there.get(key.removeprefix("probe.")) for key in wanted}
     return " ".join(f"{key}={plain(stored[key])}" for key in wanted if stored[key] not in (None, wanted[key]))
 

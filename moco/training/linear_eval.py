@@ -20,7 +20,7 @@ from moco.training.same_data import WHERE, check_images, moved
 
 if TYPE_CHECKING:
     from moco.evaluation.accuracy import Accuracy
-    from moco.evaluation.linear_probe import Fitting
+    from moco.evaluation.linear_probe import Fitting, ProbeSettings
     from moco.training.components import Components
     from moco.training.signals import Signals
 
@@ -98,9 +98,8 @@ def _described(asked: LinearEval, parts: "Components") -> dict[str, Json]:
     """What result.json keeps of a linear evaluation beside its accuracies."""
     num_features = parts.encoder.num_features
     assert isinstance(num_features, int)
-    settings: dict[str, Json] = asked.probe.model_dump()
     parameters = (num_features + 1) * len(parts.data.classes)
-    return {**settings, "seed": asked.seed, "params_classifier": parameters, "finished": now()}
+    return {**asked.probe.settings(), "seed": asked.seed, "params_classifier": parameters, "finished": now()}
 
 
 def _add(result: dict[str, Json], protocol: Protocol, scores: dict[str, Json], described: dict[str, Json]) -> None:
@@ -127,24 +126,27 @@ def checkpoint_of(run: Run, protocol: Protocol) -> Path:
     return run.folder / f"probe_{protocol.probe}.pt"
 
 
+def fitted_by(asked: LinearEval, num_classes: int) -> "ProbeSettings":
+    """The settings of the classifier."""
+    from moco.evaluation.linear_probe import ProbeSettings
+    from moco.optim import scaled_lr
+
+    probe = asked.probe
+    given = probe.model_dump(exclude_none=True, exclude={"name", "scale_lr", "lr", "milestones"})
+    lr = scaled_lr(probe.lr, probe.batch_size) if probe.scale_lr else probe.lr
+    milestones = tuple(probe.milestones or ())
+    return ProbeSettings(num_classes=num_classes, seed=asked.seed, lr=lr, milestones=milestones, **given)
+
+
 class Evaluation:
     """A linear classifier on the frozen backbone in eval mode, fitted from its checkpoint on."""
 
     def __init__(self, run: Run, parts: "Components", asked: LinearEval, lease: Lease, signals: "Signals"):
-        from moco.evaluation.linear_probe import ProbeSettings
-
         self.parts, self.lease, self.signals = parts, lease, signals
         self.path = checkpoint_of(run, LINEAR_PROTOCOLS[asked.probe.name])
         self.cached = asked.probe.name == "cached"
-        self.asked: dict[str, Json] = {**asked.probe.model_dump(), "seed": asked.seed}
-        self.settings = ProbeSettings(
-            num_classes=len(parts.data.classes),
-            epochs=asked.probe.epochs,
-            batch_size=asked.probe.batch_size,
-            lr=asked.probe.lr,
-            weight_decay=asked.probe.weight_decay,
-            seed=asked.seed,
-        )
+        self.asked: dict[str, Json] = {**asked.probe.settings(), "seed": asked.seed}
+        self.settings = fitted_by(asked, len(parts.data.classes))
         self.shown = self.kept = time.monotonic()
 
     def fit(self) -> "Accuracy":

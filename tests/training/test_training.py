@@ -14,7 +14,7 @@ from moco.augment import views as augment
 from moco.config.schema import Config
 from moco.errors import UserError
 from moco.evaluation import linear_probe
-from moco.protocols import LINEAR, LINEAR_CACHED, Protocol
+from moco.protocols import LINEAR, LINEAR_CACHED, LINEAR_MOCO, Protocol
 from moco.runs.lease import Stopped
 from moco.runs.run import Run
 from moco.runs.state import State
@@ -269,7 +269,7 @@ def test_stopped_linear_evaluation_goes_on(tiny: Make, tmp_path: Path, monkeypat
     assert linear_eval(run, other) != want
 
 
-@pytest.mark.parametrize("protocol", [LINEAR, LINEAR_CACHED])
+@pytest.mark.parametrize("protocol", [LINEAR, LINEAR_CACHED, LINEAR_MOCO])
 def test_linear_evaluation_joins_the_result_and_leaves_the_backbone_alone(protocol: Protocol, tiny: Make) -> None:
     config = tiny("moco", f"probe={protocol.probe}", "probe.epochs=5", "probe.lr=0.02", "linear_eval=true")
     train(config)
