@@ -201,6 +201,7 @@ class Augmentation(Component):
 
     size: int | None = Field(ge=4, le=MOST_PIXELS)
     eval_size: int | None = Field(ge=4, le=MOST_PIXELS)
+    eval_crop: float = Field(1.0, gt=0, le=1)
     crop: list[float] = Field(min_length=2, max_length=2)
     flip: float = Field(ge=0, le=1)
     jitter: list[float] = Field(min_length=4, max_length=4)
@@ -233,6 +234,14 @@ class Augmentation(Component):
         if min(jitter) < 0 or jitter[3] > 0.5:
             raise ValueError(f"augment.jitter={jitter} should be four strengths of at least 0, hue at most 0.5")
         return jitter
+
+    @model_validator(mode="after")
+    def _eval_crop(self) -> Self:
+        if self.eval_crop < 1 and self.eval_size is None:
+            raise ValueError(
+                f"augment.eval_crop={self.eval_crop} needs augment.eval_size, to which that square is resized: give its pixels"
+            )
+        return self
 
 
 class Probe(Section):
