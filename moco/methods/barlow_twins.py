@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moco.methods.split_batchnorm import split_batch_norm
 from moco.models.heads import projection_head
 from moco.ranks import gather
 
@@ -18,7 +19,12 @@ class BarlowTwins(nn.Module):
         feature_dim: dimensions of the outputs.
         off_diagonal: weight of the correlations of unlike dimensions, the paper's lambda.
         loss_scale: of the whole loss, which is a sum over feature_dim ** 2 numbers.
+        splits: above 1, every BatchNorm becomes a SplitBatchNorm of that many groups of the whole batch. The correlations
+            are over the whole batch at any value.
         head_layers, hidden_dim, head_norm: of the projection head.
+
+    Raises:
+        UserError: `splits` is above 1 and the encoder has a BatchNorm that cannot be split.
     """
 
     views = 2
@@ -31,6 +37,7 @@ class BarlowTwins(nn.Module):
         feature_dim: int,
         off_diagonal: float = 0.0051,
         loss_scale: float = 1.0,
+        splits: int = 1,
         head_layers: int = 3,
         hidden_dim: int | None = None,
         head_norm: bool = True,
@@ -40,6 +47,8 @@ class BarlowTwins(nn.Module):
         self.encoder = encoder
         in_dim = cast(int, encoder.num_features)
         self.head = projection_head(in_dim, feature_dim, layers=head_layers, hidden_dim=hidden_dim, norm=head_norm)
+        if splits > 1:
+            split_batch_norm(self, splits)
 
     def forward(self, x1: Tensor, x2: Tensor, index: Tensor) -> Tensor:
         """Two views [B, 3, H, W] each -> scalar loss (eq. 1). `index` [B] is not used.

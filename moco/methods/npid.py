@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moco.errors import UserError
+from moco.methods.split_batchnorm import split_batch_norm
 from moco.models.heads import projection_head
 from moco.ranks import gather, own, ranks
 
@@ -25,10 +26,11 @@ class NPID(nn.Module):
             the whole bank instead (eq. 2).
         temperature: divides the cosine similarities.
         momentum: weight of the new feature in its row; zhirongw/lemniscate.pytorch names that of the old one so.
+        splits: above 1, every BatchNorm becomes a SplitBatchNorm of that many groups of the whole batch.
         head_layers, hidden_dim, head_norm: of the projection head.
 
     Raises:
-        UserError: `m` is more than `num_images`.
+        UserError: `m` is more than `num_images`, or `splits` is above 1 and the encoder has a BatchNorm that cannot be split.
     """
 
     views = 1
@@ -45,6 +47,7 @@ class NPID(nn.Module):
         m: int,
         temperature: float,
         momentum: float,
+        splits: int = 1,
         head_layers: int = 1,
         hidden_dim: int | None = None,
         head_norm: bool = False,
@@ -59,6 +62,8 @@ class NPID(nn.Module):
         self.encoder = encoder
         in_dim = cast(int, encoder.num_features)
         self.head = projection_head(in_dim, feature_dim, layers=head_layers, hidden_dim=hidden_dim, norm=head_norm)
+        if splits > 1:
+            split_batch_norm(self, splits)
         self.register_buffer("bank", F.normalize(torch.randn(num_images, feature_dim), dim=1))
         self.register_buffer("log_z", torch.tensor(-torch.inf))
 

@@ -128,8 +128,8 @@ def test_help_lists_each_root_key_with_range_and_default():
 
 
 def test_what_a_recipe_brings_along_and_the_method_does_not_use_is_dropped():
-    config = checked("recipe=quickstart", "method=simclr")  # the recipe sets m and method.splits, for MoCo
-    assert config.m is None and config.method.splits is None and config.method.name == "simclr"
+    config = checked("recipe=quickstart", "method=simclr")  # the recipe sets m for MoCo
+    assert config.m is None and config.method.splits == 1 and config.method.name == "simclr"
     assert config.epochs == 20 and config.method.temperature == 0.5
     other = checked("recipe=quickstart", "model=resnet18")  # and widths and stem_stride, for the small ResNet
     assert set(other.model.arguments()) == {"_target_", "architecture", "stem", "pretrained"}
@@ -146,8 +146,8 @@ def test_a_method_may_do_without_a_temperature():
     assert problems("method=barlow_twins", "temperature=0.1") == [
         "temperature=0.1 is not used by method=barlow_twins: leave temperature out"
     ]
-    assert problems("method=barlow_twins", "+method.splits=2")[0].startswith(
-        "barlow_twins has no setting splits: it takes"
+    assert problems("method=barlow_twins", "+method.symmetric=true")[0].startswith(
+        "barlow_twins has no setting symmetric: it takes"
     )
     assert problems("feature_dim=null") == ["method=moco needs a value for feature_dim"]
 
@@ -188,8 +188,8 @@ def test_moments_that_are_typed_and_not_used_are_refused_and_those_of_a_file_are
     [
         (["method=simclr", "m=64"], "m=64 is not used by method=simclr: leave m out"),
         (
-            ["method=simclr", "method.splits=2"],
-            "simclr has no setting splits: it takes encoder, feature_dim, temperature",
+            ["method=simclr", "+method.symmetric=true"],
+            "simclr has no setting symmetric: it takes encoder, feature_dim, temperature",
         ),
         (["model=resnet18", "model.widths=[8,16]"], "resnet18 has no setting widths: it takes architecture, stem"),
     ],

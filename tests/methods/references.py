@@ -61,9 +61,22 @@ METHODS = {
         head_norm=True,
     ),
     "simclr": lambda: SimCLR(ConvNet(), feature_dim=4, temperature=0.5, head_norm=True),
+    "simclr-split": lambda: SimCLR(ConvNet(), feature_dim=4, temperature=0.5, splits=4, head_norm=True),
     "barlow_twins": lambda: BarlowTwins(ConvNet(), feature_dim=4, hidden_dim=6),
+    "barlow_twins-split": lambda: BarlowTwins(ConvNet(), feature_dim=4, hidden_dim=6, splits=2),
     "npid": lambda: NPID(ConvNet(), num_images=20, feature_dim=4, m=6, temperature=0.1, momentum=0.5),
     "npid-softmax": lambda: NPID(ConvNet(), num_images=20, feature_dim=4, m=0, temperature=0.1, momentum=0.5),
+    "npid-split": lambda: NPID(
+        ConvNet(),
+        num_images=20,
+        feature_dim=4,
+        m=6,
+        temperature=0.1,
+        momentum=0.5,
+        splits=2,
+        head_layers=2,
+        head_norm=True,
+    ),
 }
 
 
