@@ -116,7 +116,8 @@ def sklearn_top1(train: "Labelled", test: "Labelled") -> float:
 def linear(parts: "Components", epochs: int) -> dict[str, Any]:
     """Seconds and top-1 of each way."""
     from moco.evaluation.features import Labelled, features
-    from moco.evaluation.linear_probe import Fitting, ProbeSettings, linear_probe_augmented, linear_probe_cached
+    from moco.evaluation.fitting import Fitting, ProbeSettings
+    from moco.evaluation.linear_probe import linear_probe_augmented, linear_probe_cached
     from moco.models.modes import eval_mode
 
     data, encode, clean = parts.data, parts.encode, parts.views().clean

@@ -20,7 +20,7 @@ from moco.training.same_data import WHERE, check_images, moved
 
 if TYPE_CHECKING:
     from moco.evaluation.accuracy import Accuracy
-    from moco.evaluation.linear_probe import Fitting, ProbeSettings
+    from moco.evaluation.fitting import Fitting, ProbeSettings
     from moco.training.components import Components
     from moco.training.signals import Signals
 
@@ -128,7 +128,7 @@ def checkpoint_of(run: Run, protocol: Protocol) -> Path:
 
 def fitted_by(asked: LinearEval, num_classes: int) -> "ProbeSettings":
     """The settings of the classifier."""
-    from moco.evaluation.linear_probe import ProbeSettings
+    from moco.evaluation.fitting import ProbeSettings
     from moco.optim import scaled_lr
 
     probe = asked.probe

@@ -20,3 +20,16 @@ def images(n, seed=0):
     x = torch.randint(0, 128, (n, 3, 8, 8), generator=torch.Generator().manual_seed(seed))
     x[torch.arange(n), labels] += 127
     return x.to(torch.uint8), labels
+
+
+class Views:
+    """Views of images: make(images as floats, draws), where draws are normal numbers of the images' shape."""
+
+    def __init__(self, make=lambda x, draws: x):
+        self.make = make
+
+    def draw(self, n, size, device, sizes=None):
+        return torch.randn(n, 3, *size, device=device)
+
+    def apply(self, images, draws):
+        return self.make(to_float(images), draws)

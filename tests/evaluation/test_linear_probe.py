@@ -10,13 +10,13 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
-from small_images import backbone, images, to_float
+from small_images import Views, backbone, images, to_float
 from threadpoolctl import threadpool_limits
 
 from moco.errors import UserError
-from moco.evaluation import linear_probe
 from moco.evaluation.features import Labelled
-from moco.evaluation.linear_probe import ProbeSettings, linear_probe_augmented, linear_probe_cached
+from moco.evaluation.fitting import ProbeSettings
+from moco.evaluation.linear_probe import linear_probe_augmented, linear_probe_cached
 from moco.models.modes import eval_mode
 
 
@@ -74,12 +74,10 @@ def digest(module):
     return state.hexdigest()
 
 
-def noisy(batch):
-    """A view: the image with noise from the global generator."""
-    return to_float(batch) + 0.1 * torch.randn(batch.shape)
+NOISY = Views(lambda x, draws: x + 0.1 * draws)
 
 
-def augmented(encoder, n=50, views=noisy, on_step=None, start=None, **changes):
+def augmented(encoder, n=50, views=NOISY, on_step=None, start=None, **changes):
     settings = dict(num_classes=3, epochs=3, batch_size=16, lr=0.1, weight_decay=1e-6) | changes
     data = Labelled(*images(n)), Labelled(*images(31, seed=1))
     with eval_mode(encoder):
@@ -102,7 +100,7 @@ def optimizers(monkeypatch):
             super().__init__(*args, **kwargs)
             made.append(self)
 
-    monkeypatch.setattr(linear_probe.torch.optim, "Adam", Recorded)
+    monkeypatch.setattr(torch.optim, "Adam", Recorded)
     return made
 
 
@@ -143,11 +141,11 @@ def test_probes_are_deterministic_and_seeded(optimizers, digits):
 def test_every_step_has_its_own_order_and_views():
     seen = []
 
-    def views(batch):
-        seen.append((batch.clone(), torch.rand(1).item()))
-        return to_float(batch)
+    def make(x, draws):
+        seen.append((x.clone(), float(draws.sum())))
+        return x
 
-    augmented(backbone(), n=8, epochs=3, batch_size=4, views=views)
+    augmented(backbone(), n=8, epochs=3, batch_size=4, views=Views(make))
     assert len({draw for _, draw in seen}) == len(seen) == 6
     epochs = [torch.cat([seen[i][0], seen[i + 1][0]]) for i in (0, 2, 4)]
     assert not torch.equal(epochs[0], epochs[1]) and not torch.equal(epochs[1], epochs[2])

@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 from common import checked
-from small_images import images, to_float
+from small_images import Views, images, to_float
 
 from moco.evaluation.features import Labelled
-from moco.evaluation.linear_probe import Fitting, linear_probe_augmented
+from moco.evaluation.fitting import LinearFitting
+from moco.evaluation.linear_probe import linear_probe_augmented
 from moco.training.linear_eval import fitted_by
 
 
@@ -28,7 +29,9 @@ def test_settings_are_those_of_the_sources():
 
 
 def test_first_weights_are_small_normal_and_those_of_the_seed():
-    first, again, other = (Fitting(1000, torch.device("cpu"), 1, settings("moco", f"seed={s}")) for s in (0, 0, 1))
+    first, again, other = (
+        LinearFitting(1000, 1, torch.device("cpu"), settings("moco", f"seed={s}")) for s in (0, 0, 1)
+    )
     weight = first.classifier.weight.detach()
     assert abs(float(weight.std()) - 0.01) < 5e-4 and abs(float(weight.mean())) < 1e-3
     assert torch.equal(again.classifier.weight, weight) and not torch.equal(other.classifier.weight, weight)
@@ -41,23 +44,23 @@ def test_the_classifier_is_that_of_a_slow_loop(probe):
     words = ["probe.epochs=4", "probe.batch_size=16", "probe.lr=3", "probe.weight_decay=0.01"]
     asked = settings(probe, *words, *["probe.milestones=[2,3]"] * (probe == "moco"))
     (x, labels), batches, fits = images(50), [], []
-    label_of = {image.numpy().tobytes(): int(label) for image, label in zip(x, labels)}
+    label_of = {image.numpy().tobytes(): int(label) for image, label in zip(to_float(x), labels)}
 
     def encode(x):
         return 4 * x.mean((2, 3))
 
-    def views(batch):
-        batches.append((encode(to_float(batch)).double(), torch.tensor([label_of[i.numpy().tobytes()] for i in batch])))
-        return to_float(batch)
+    def make(batch, _):
+        batches.append((encode(batch).double(), torch.tensor([label_of[image.numpy().tobytes()] for image in batch])))
+        return batch
 
     def on_step(fitting):
         fits.append([p.detach().double().clone() for p in fitting.classifier.parameters()])
 
     whole = Labelled(x, labels)
-    top1, _ = linear_probe_augmented(encode, views, to_float, whole, whole, asked, on_step=on_step)
+    top1, _ = linear_probe_augmented(encode, Views(make), to_float, whole, whole, asked, on_step=on_step)
     assert top1 > 50 and len(fits) == len(batches) == 16
 
-    start = Fitting(3, x.device, 4, asked).classifier
+    start = LinearFitting(3, 50, x.device, asked).classifier
     w, b = start.weight.detach().double(), start.bias.detach().double()
     speed_w, speed_b = torch.zeros_like(w), torch.zeros_like(b)
     for step, (h, of_batch) in enumerate(batches):
