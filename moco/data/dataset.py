@@ -1,11 +1,14 @@
-"""Data sets as uint8 tensors, small enough to be held on the device: images reach their views without a data loader."""
+"""Data sets: images as uint8 tensors on the device, or on disk where they are too large for it, with their labels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from moco.data.fingerprint import fingerprint
+from moco.data.packed_images import PackedImages
+from moco.data.pixels import AnyImages
 
 
 @dataclass
@@ -17,29 +20,46 @@ class Dataset:
         files: see moco.data.files.Files.fingerprint; None where the images are not files of the user's.
     """
 
-    train_images: Tensor
+    train_images: AnyImages
     train_labels: Tensor
-    test_images: Tensor
+    test_images: AnyImages
     test_labels: Tensor
     classes: list[str]
-    bank_images: Tensor | None = None
+    bank_images: AnyImages | None = None
     bank_labels: Tensor | None = None
     files: str | None = None
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Those that there are, by name."""
-        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+    def parts(self) -> dict[str, AnyImages]:
+        """Images and labels that there are, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor | PackedImages)}
+
+    @property
+    def on_disk(self) -> list[PackedImages]:
+        """The images that are on disk."""
+        return [part for part in self.parts().values() if isinstance(part, PackedImages)]
 
     def to(self, device: torch.device) -> "Dataset":
-        """The same data set with its tensors on `device`."""
-        moved = {name: tensor.to(device) for name, tensor in self.tensors().items()}
-        return Dataset(classes=self.classes, files=self.files, **moved)
+        """The same data set with its tensors on `device`; pixels of images on disk will go there."""
+        moved: dict[str, Any] = {name: part.to(device) for name, part in self.parts().items()}
+        return replace(self, **moved)
+
+    def loaded(self) -> "Dataset":
+        """The same data set with the images on its device that are on disk.
+
+        Raises:
+            UserError: one of them cannot be read.
+        """
+        images: dict[str, Any] = {
+            n: part.loaded() for n, part in self.parts().items() if isinstance(part, PackedImages)
+        }
+        return replace(self, **images)
 
     def fingerprint(self) -> str:
         """A word that tells this data set, on the CPU, from one with other images, labels or classes."""
-        return fingerprint([*self.tensors().values()], [*self.classes])
+        contents = ([part] if isinstance(part, Tensor) else part.contents() for part in self.parts().values())
+        return fingerprint([tensor for tensors in contents for tensor in tensors], [*self.classes])
 
-    def labelled(self) -> tuple[Tensor, Tensor]:
+    def labelled(self) -> tuple[AnyImages, Tensor]:
         """The labelled images and their labels: the bank of kNN and the training set of linear evaluation."""
         if self.bank_images is not None and self.bank_labels is not None:
             return self.bank_images, self.bank_labels
@@ -50,13 +70,17 @@ class Dataset:
 
     def moments(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of the training pixels in [0, 1], per channel."""
-        channels = self.train_images.transpose(0, 1)  # [3, N, H, W]
-        # Pixels are counted where the images are. The rest is done on the CPU, since not every device has float64.
-        count = torch.stack([torch.bincount(channel.flatten(), minlength=256).cpu() for channel in channels])
-        share = count.double() / count.sum(1, keepdim=True)  # [3, 256]
-        level = torch.arange(256, dtype=torch.float64, device=count.device) / 255  # [256]
-        mean = share @ level  # [3]
-        std = (share @ level**2 - mean**2).sqrt()  # [3]
+        if isinstance(self.train_images, Tensor):
+            channels = self.train_images.transpose(0, 1)  # [3, N, H, W]
+            # Pixels are counted where the images are. The rest is done on the CPU, since not every device has float64.
+            count = torch.stack([torch.bincount(channel.flatten(), minlength=256).cpu() for channel in channels])
+            level = torch.arange(256)
+            sums = torch.stack([count @ level, count @ level**2])  # [2, 3]
+            pixels = int(count[0].sum())
+        else:
+            sums, pixels = self.train_images.sums(), self.train_images.nbytes // 3
+        mean, square = sums.double() / (pixels * torch.tensor([[255], [255**2]]))  # [3] each
+        std = (square - mean**2).clamp(min=0).sqrt()
         return [round(v, 4) for v in mean.tolist()], [round(v, 4) for v in std.clamp(min=1e-3).tolist()]
 
     def hold_out(self, share: float) -> "Dataset":
@@ -70,6 +94,5 @@ class Dataset:
             chosen = torch.randperm(len(members), generator=generator)[: round(share * len(members))]
             held[members[chosen]] = True
         part = "bank" if apart else "train"
-        kept = {f"{part}_images": x[~held], f"{part}_labels": y[~held]}
-        test = {"test_images": x[held], "test_labels": y[held]}
-        return Dataset(classes=self.classes, files=self.files, **self.tensors() | kept | test)
+        kept: dict[str, Any] = {f"{part}_images": x[~held], f"{part}_labels": y[~held]}
+        return replace(self, test_images=x[held], test_labels=y[held], **kept)

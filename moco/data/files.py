@@ -112,11 +112,17 @@ def find_files(root: str | None) -> Files:
     return found
 
 
-def refuse(bad: Sequence[tuple[str, str]], total: int) -> UserError:
-    """The error that names the bad files, ten at most, each with its reason."""
-    lines = [f"{shown(path)} is not a readable image ({reason}): repair or remove it" for path, reason in bad[:NAMED]]
+def refuse(bad: Sequence[tuple[str, str]], total: int, listed: Path | None = None) -> UserError:
+    """The error that names the bad files, ten at most, each with its reason.
+
+    Args:
+        listed: the file that names all of them.
+    """
+    remedy = "repair or remove it, or give data.skip_corrupt=true"
+    lines = [f"{shown(path)} is not a readable image ({reason}): {remedy}" for path, reason in bad[:NAMED]]
     if len(bad) > NAMED:
-        lines.append(f"and {len(bad) - NAMED} more: {len(bad)} of {total} files are not readable images")
+        everywhere = f", all named in {shown(listed)}" if listed else ""
+        lines.append(f"and {len(bad) - NAMED} more: {len(bad)} of {total} files are not readable images{everywhere}")
     return UserError("\n".join(lines))
 
 

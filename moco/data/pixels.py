@@ -5,7 +5,9 @@ from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
 
-AnyImages: TypeAlias = Tensor  # uint8 [N, 3, H, W]
+from moco.data.packed_images import PackedImages
+
+AnyImages: TypeAlias = Tensor | PackedImages  # uint8 [N, 3, H, W], or such images on disk
 
 
 class Pixels(NamedTuple):
@@ -24,11 +26,17 @@ def fetch(images: AnyImages, rows: Tensor | slice) -> Callable[[], Pixels]:
     """Begins to load these rows of the images; returns what waits for them.
 
     Args:
-        rows: int64 [B], or a slice.
+        rows: int64 [B], or a slice; for images on disk on the CPU, since to read them there would wait for the device.
+
+    Raises:
+        UserError: (by what waits) an image on disk cannot be read.
     """
-    return lambda: Pixels(images[rows])
+    if isinstance(images, Tensor):
+        return lambda: Pixels(images[rows])
+    wait, sizes = images.fetch(rows)
+    return lambda: Pixels(wait(), sizes)
 
 
 def sizes_of(images: AnyImages, rows: Tensor | slice) -> Tensor | None:
     """Height and width of these rows from the index alone, int64 [B, 2] on the device; None where all have one size."""
-    return None
+    return None if isinstance(images, Tensor) else images.sizes_of(rows)

@@ -9,7 +9,7 @@ import torch
 from equality import equal
 from PIL import Image
 
-from moco.data import load_image_folder, packed
+from moco.data import load_image_folder, packing
 from moco.errors import UserError
 
 CLASSES = ["ant", "bee", "cat"]
@@ -62,7 +62,7 @@ def test_image_folder_holds_the_files_in_order_of_class_and_name(folder: Path):
 
 def test_a_second_reading_comes_from_the_cache(folder: Path, monkeypatch: pytest.MonkeyPatch):
     first = load_image_folder(str(folder), 4)
-    monkeypatch.setattr(packed, "read_image", lambda path, size: pytest.fail(f"{path} was decoded again"))
+    monkeypatch.setattr(packing, "read_image", lambda path, size: pytest.fail(f"{path} was decoded again"))
     assert equal(first, load_image_folder(str(folder), 4))
     with pytest.raises(pytest.fail.Exception):
         load_image_folder(str(folder), 5)  # another size is another cache

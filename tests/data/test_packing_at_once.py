@@ -14,7 +14,7 @@ from common import ENVIRONMENT, METHODS, ROOT, TINY
 from PIL import Image
 
 from moco import io
-from moco.data import load_image_folder, packed
+from moco.data import load_image_folder, packing, place
 from moco.data.decode import read_image
 from moco.runs.lease import Stopped
 from moco.training.signals import Signals
@@ -25,16 +25,16 @@ DECODER = """
 import sys, time
 from pathlib import Path
 from moco import io
-from moco.data import load_image_folder, packed
+from moco.data import load_image_folder, packing
 io.LOCK_TOLD = 0.0
-read = packed.read_image
+read = packing.read_image
 def slowly(path, size):
     with open("decoded", "a") as file:
         file.write(Path(path).name + "\\n")
     while not Path("go").exists():
         time.sleep(0.01)
     return read(path, size)
-packed.read_image = slowly
+packing.read_image = slowly
 print(load_image_folder("root", None).fingerprint())
 """
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -85,7 +85,7 @@ def test_one_decodes_and_the_others_wait(root: Path, tmp_path: Path, start: Star
     for other in others:
         line = said(other)
         assert line.startswith(f"waits for process {first.pid} on ") and line.endswith(
-            f"decodes the images of {root}\n"
+            f"packs the images of {root}\n"
         )
     training = start(str(ROOT / "train.py"), *METHODS["simclr"], *TINY[2:], "data=image_folder", "data.root=root")
     while not (line := said(training)).startswith("waits for process"):
@@ -105,7 +105,7 @@ def test_who_gives_no_sign_of_life_is_not_waited_for(
     first = start("-c", DECODER)
     assert said(first).startswith("decoding")
     first.send_signal(signal.SIGSTOP)
-    monkeypatch.setattr(packed, "SILENCE", 0.1)
+    monkeypatch.setattr(place, "SILENCE", 0.1)
     monkeypatch.setattr(io, "LOCK_TOLD", 0.0)
     assert len(load_image_folder(str(root), None).train_images) == N - 1
     lines = capsys.readouterr().err.splitlines()
@@ -143,16 +143,16 @@ def test_a_signal_ends_decoding_and_what_is_decoded_is_kept(
                 os.kill(os.getpid(), number)
                 while signals.received is None:
                     pass
-                raise packed.Unreadable("too late")
+                raise packing.Unreadable("too late")
             before.append(Path(path).name)
             return read_image(path, size)
 
-        patch.setattr(packed, "read_image", until)
+        patch.setattr(packing, "read_image", until)
         with pytest.raises(Stopped, match=number.name), signals.preparing():
             load_image_folder(str(root), None)
     after: list[str] = []
     monkeypatch.setattr(
-        packed, "read_image", lambda path, size: after.append(Path(path).name) or read_image(path, size)
+        packing, "read_image", lambda path, size: after.append(Path(path).name) or read_image(path, size)
     )
     assert len(load_image_folder(str(root), None).train_images) == N - 1
     assert len(before) >= 19 and not set(before) & set(after) and "20.png" in after

@@ -1,4 +1,4 @@
-"""The cache of decoded images: right after any damage, one copy of each folder, and nothing decoded twice."""
+"""Packs: right after any damage, one of each folder, and nothing decoded twice."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ import torch
 from equality import equal
 from PIL import Image
 
-from moco.data import Dataset, load_image_folder, packed
+from moco.data import Dataset, load_image_folder, pack, packing, place
 from moco.data.decode import read_image
 from moco.errors import UserError
 
@@ -42,7 +42,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         names.append(Path(path).name)
         return read_image(path, size)
 
-    monkeypatch.setattr(packed, "read_image", read)
+    monkeypatch.setattr(packing, "read_image", read)
     yield names
 
 
@@ -107,7 +107,7 @@ def test_bad_files_among_images_of_several_sizes_leave_no_wrong_pixels(root: Pat
 
 
 def test_what_is_decoded_before_ctrl_c_is_kept(root: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[str]):
-    recorded = packed.read_image
+    recorded = packing.read_image
 
     def until(path: str, size: int | None) -> object:
         if path.endswith("20.png"):
@@ -115,7 +115,7 @@ def test_what_is_decoded_before_ctrl_c_is_kept(root: Path, monkeypatch: pytest.M
         return recorded(path, size)
 
     with monkeypatch.context() as patch:
-        patch.setattr(packed, "read_image", until)
+        patch.setattr(packing, "read_image", until)
         with pytest.raises(KeyboardInterrupt):
             load(root)
     before = set(decoded)
@@ -149,7 +149,7 @@ def test_copies_of_folders_that_are_gone_are_removed(root: Path, tmp_path: Path)
     left, fresh = (tmp_path / "cache" / "moco" / f".{name}.pt.1" for name in ("left", "fresh"))
     for path in (left, fresh):
         path.write_bytes(b"half")
-    os.utime(left, (time.time() - 2 * packed.LEFT_BEHIND,) * 2)
+    os.utime(left, (time.time() - 2 * place.LEFT_BEHIND,) * 2)
     root.rename(tmp_path / "moved")
     found = load(tmp_path / "moved")
     after = cached(tmp_path)
@@ -161,7 +161,7 @@ def test_copies_of_folders_that_are_gone_are_removed(root: Path, tmp_path: Path)
 def test_another_decoder_is_another_cache(root: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[str]):
     load(root)
     decoded.clear()
-    monkeypatch.setattr(packed, "DECODER", packed.DECODER + 1)
+    monkeypatch.setattr(packing, "DECODER", packing.DECODER + 1)
     load(root)
     assert len(decoded) == N + 1
     decoded.clear()
