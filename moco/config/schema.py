@@ -142,11 +142,16 @@ class Model(Component):
 
 
 class Data(Component):
-    OWN = Component.OWN | {"validation", "mean", "std"}
+    OWN = Component.OWN | {"validation", "mean", "std", "storage"}
 
     name: str | None = Field(None, max_length=LONGEST)  # type: ignore[assignment]  # an image folder without a name takes its folder's, see named
     root: Place | None = None
+    path: str | None = Field(None, min_length=1)
     size: int | None = Field(None, ge=4, le=MOST_PIXELS)
+    packed: Literal["raw", "jpeg"] = "raw"
+    storage: Literal["auto", "device", "disk"] = "auto"
+    cache: Place | None = None
+    skip_corrupt: bool = False
     validation: float = Field(ge=0, lt=1)
     mean: list[float] | None = Field(None, min_length=3, max_length=3)
     std: list[float] | None = Field(None, min_length=3, max_length=3)
@@ -154,13 +159,26 @@ class Data(Component):
     @model_validator(mode="before")
     @classmethod
     def _named(cls, given: object) -> object:
-        """An image folder without a name takes its folder's."""
+        """An image folder without a name takes its folder's, a data set of the hub the last word of its name there."""
         if not isinstance(given, dict) or given.get("name"):
             return given
-        if not given.get("root"):
-            raise ValueError("data.root is missing: give a folder that holds train/<class>/ and test/<class>/")
-        folder = os.path.basename(os.path.normpath(_absolute(str(given["root"]))))
+        hub = "path" in given
+        if not given.get("path" if hub else "root"):
+            raise ValueError(
+                "data.path is missing: give a name on the hub, or a local folder"
+                if hub
+                else "data.root is missing: give a folder that holds train/<class>/ and test/<class>/"
+            )
+        folder = os.path.basename(os.path.normpath(_absolute(str(given["path" if hub else "root"]))))
         return {**given, "name": os.fsencode(folder).decode(errors="backslashreplace") or "root"}
+
+    @model_validator(mode="after")
+    def _packed(self) -> Self:
+        if self.packed == "jpeg" and self.size is None:
+            raise ValueError("data.packed=jpeg needs data.size, the length of the shorter side: give data.size=256")
+        if self.packed == "jpeg" and self.storage == "device":
+            raise ValueError("data.packed=jpeg is decoded from disk at every step: leave data.storage out")
+        return self
 
     @model_validator(mode="after")
     def _moments(self) -> Self:
@@ -376,6 +394,8 @@ class Config(Section):
             yield f"batch_size={self.batch_size} is not a multiple of method.splits={splits}: give another, or method.splits=1"
         if self.method.name == "moco" and self.m == 0:
             yield "m=0 leaves method=moco without a queue: give at least 1 (npid takes 0 for its whole bank)"
+        if self.data.packed == "jpeg" and not (self.augment.size and self.augment.eval_size):
+            yield "data.packed=jpeg keeps images of several sizes: give augment.size=224 and augment.eval_size=224"
         if warmup >= self.epochs:
             yield f"schedule.warmup_epochs={warmup} leaves nothing of epochs={self.epochs}: give fewer, or more epochs"
         if any(milestone < warmup for milestone in self.schedule.milestones or ()):

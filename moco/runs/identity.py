@@ -27,6 +27,9 @@ NOT_IDENTITY = frozenset(
         "tracker",
         "recipe",
         "data.root",
+        "data.path",
+        "data.storage",
+        "data.cache",
     }
 )
 LETTERS = str.maketrans("0123456789abcdef", "abcdefghijklmnop")

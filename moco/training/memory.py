@@ -3,14 +3,15 @@
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from moco.config.schema import Config
+from moco.config.schema import Config, Data
+from moco.data.packed_images import PackedImages
 from moco.errors import UserError
 
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of this process's control group
@@ -84,6 +85,26 @@ def heads_and_memories(config: Config, num_features: int, images: int) -> list[L
         found.append(Large("the memory bank", (images, dim), "feature_dim", copies=2))
         found.append(Large("the scores", (batch, images), "batch_size", copies=2))
     return found
+
+
+def on_device(section: Data, images: Sequence[PackedImages], others: list[Large], device: torch.device) -> bool:
+    """Whether packed images are to be in the device's memory, as data.storage asks for it.
+
+    `auto` puts them there where they take at most half of it beside the other tensors: the rest is for training.
+
+    Raises:
+        UserError: data.storage=device, and they take more than there is.
+    """
+    if section.storage == "disk" or section.packed == "jpeg":
+        return False
+    needed = sum(part.nbytes for part in images) / 1e9
+    there, beside = total_memory(device) / 1e9, sum(tensor.gigabytes for tensor in others)
+    if section.storage == "device" and needed + beside > there:
+        raise UserError(
+            f"data={section.name} takes {needed:,.1f} GB as pixels: more than the {there:.1f} GB of {device}, leave "
+            "data.storage out"
+        )
+    return section.storage == "device" or needed <= there / 2 - beside
 
 
 def total_memory(device: torch.device) -> int:
