@@ -69,6 +69,6 @@ def crop_resize(images: Tensor, boxes: Tensor, flip: Tensor | None, size: int) -
         left, width = torch.where(flip, left + width, left), torch.where(flip, -width, width)
     columns = resize_weights(left, width, size, images.shape[-1])  # [B, size, W]
     b, c, h, w = images.shape
-    pixels = images.to(torch.float32, memory_format=torch.contiguous_format)  # those of decoded images are channels_last
+    pixels = images.to(torch.float32, memory_format=torch.contiguous_format)  # decoded ones are channels_last
     x = torch.bmm(pixels.view(b, c * h, w), columns.transpose(1, 2))  # [B, 3 H, size]
     return torch.matmul(rows.unsqueeze(1), x.view(b, c, h, size))
