@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from moco.data.pixels import AnyImages
 from moco.errors import UserError
 from moco.evaluation.features import Labelled, features
 from moco.evaluation.knn import neighbours, votes
@@ -50,7 +51,7 @@ class Map(NamedTuple):
 
 @dataclass(frozen=True)
 class Learnt:
-    """A run's backbone as its checkpoint has it, and the features that it gives. Tensors are on the CPU but the features.
+    """A run's backbone as its checkpoint has it, and the features that it gives. On the CPU is all but the features.
 
     Attributes:
         epoch: how many epochs it was trained; not whole where it was stopped between two.
@@ -61,9 +62,9 @@ class Learnt:
 
     parts: Components
     epoch: float
-    bank_images: Tensor
+    bank_images: AnyImages
     bank: Labelled
-    test_images: Tensor
+    test_images: AnyImages
     test: Labelled
     predicted: Tensor | None
 
@@ -155,19 +156,20 @@ def learnt(run: Run, root: str | None, device: str) -> Learnt:
         )
         predicted = torch.cat([scores.argmax(1) for scores in blocks])
     per_epoch = max(1, len(data.train_images) // config.batch_size)
-    on_cpu = bank_images.cpu()
+    cpu = torch.device("cpu")
+    on_cpu = bank_images.to(cpu)
     return Learnt(
         parts=parts,
         epoch=content["step"] / per_epoch,
         bank_images=on_cpu,
         bank=of_bank,
-        test_images=test_images.cpu() if test else on_cpu,
+        test_images=test_images.to(cpu) if test else on_cpu,
         test=of_test,
         predicted=predicted,
     )
 
 
-def _features(parts: Components, images: dict[str, Tensor]) -> list[Tensor]:
+def _features(parts: Components, images: dict[str, AnyImages]) -> list[Tensor]:
     """Features [N, D] of images under the names of what they are, on the device."""
     total, done = sum(map(len, images.values())), 0
     bar = Progress("features", total)

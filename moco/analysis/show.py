@@ -101,8 +101,11 @@ def _check_writable(out: Path) -> None:
 
 def _content(learnt: "Learnt", entry: Entry, state: State) -> dict[str, object]:
     """What the page shows, by the names that the template has for it."""
+    import torch
+
     from moco.analysis import show_charts, views
     from moco.analysis.thumbnails import sheet
+    from moco.data.pixels import one_by_one
 
     run, what = entry.run, _images(learnt)
     print("places the images on a map (t-SNE)", file=sys.stderr, flush=True)
@@ -127,7 +130,7 @@ def _content(learnt: "Learnt", entry: Entry, state: State) -> dict[str, object]:
             "charts": [chart for chart in charts if chart],
             "map": on_map,
             "points": points,
-            "sheet": sheet(learnt.test_images[index]),
+            "sheet": sheet(one_by_one(learnt.test_images, torch.tensor(index))),
         },
     }
 
@@ -174,7 +177,10 @@ def _keys(entry: Entry) -> list[str]:
 
 def _tested(learnt: "Learnt") -> list[Tested]:
     """A few test images with their neighbours."""
+    import torch
+
     from moco.analysis.thumbnails import alone, picture
+    from moco.data.pixels import one_by_one
 
     found, names = learnt.neighbours(), learnt.classes
     guessed = learnt.predicted
@@ -183,11 +189,11 @@ def _tested(learnt: "Learnt") -> list[Tested]:
         label = int(learnt.test.labels[i])
         taken = None if guessed is None else int(guessed[i])
         neighbours: list[Neighbour] = []
-        for row, similarity in zip(near, similarities):
+        for row, image, similarity in zip(near, one_by_one(learnt.bank_images, torch.tensor(near)), similarities):
             other = int(learnt.bank.labels[row])
             neighbours.append(
                 {
-                    "url": alone(picture(learnt.bank_images[row])),
+                    "url": alone(picture(image)),
                     "label": "" if taken is None else names[other],
                     "similarity": f"{similarity:.2f}",
                     "right": None if taken is None else other == label,
@@ -195,7 +201,7 @@ def _tested(learnt: "Learnt") -> list[Tested]:
             )
         rows.append(
             {
-                "url": alone(picture(learnt.test_images[i])),
+                "url": alone(picture(*one_by_one(learnt.test_images, slice(i, i + 1)))),
                 "label": "" if taken is None else names[label],
                 "taken": "" if taken is None else names[taken],
                 "right": None if taken is None else taken == label,

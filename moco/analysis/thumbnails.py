@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from typing import TypedDict
 
 from PIL import Image
@@ -42,16 +43,16 @@ def alone(shown: Image.Image, side: int = ALONE) -> str:
     return url(small, lossless=max(small.size) <= LOSSLESS)
 
 
-def sheet(images: Tensor) -> Sheet:
-    """uint8 [N, 3, H, W] on one sheet. Tiles are whole blocks of JPEG, so that none runs into the next."""
+def sheet(images: Sequence[Tensor]) -> Sheet:
+    """Images uint8 [3, H, W] on one sheet. Tiles are whole blocks of JPEG, so that none runs into the next."""
     columns = max(1, round(len(images) ** 0.5))
     rows = -(-len(images) // columns)
     whole = Image.new("RGB", (columns * TILE, rows * TILE))
-    height, width = images.shape[2:]
-    method = Image.Resampling.NEAREST if max(height, width) <= TILE else Image.Resampling.LANCZOS
-    scale = TILE / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
     for i, image in enumerate(images):
+        height, width = image.shape[1:]
+        method = Image.Resampling.NEAREST if max(height, width) <= TILE else Image.Resampling.LANCZOS
+        scale = TILE / max(height, width)
+        size = max(1, round(width * scale)), max(1, round(height * scale))
         place = TILE * (i % columns), TILE * (i // columns)
         whole.paste(picture(image).resize(size, method), place)
     return {"url": url(whole, lossless=False), "tile": TILE, "columns": columns, "rows": rows}

@@ -122,32 +122,40 @@ def rows(images: "Images") -> list[Row]:
     """
     import torch
 
+    from moco.analysis.thumbnails import picture
+    from moco.data.pixels import fetch, one_by_one
     from moco.training.memory import allocating
 
     config, data = images.config, images.data
     generator = torch.Generator().manual_seed(config.seed)
     index = torch.randperm(len(data.train_images), generator=generator)[:ROWS]
-    originals = data.train_images[index].cpu()  # [ROWS, 3, H, W]
+    shown = one_by_one(data.train_images, index)
+    x, sizes = fetch(data.train_images, index)()
+    originals, sizes = x.cpu(), None if sizes is None else sizes.cpu()
     torch.manual_seed(step_seed(config.seed, "pictures", 0))
     make = images.views()
     with allocating("augment.size"):
-        made = [_view(make, originals) for _ in range(VIEWS)]
-        pictures = [_pictures(_plain(view, *images.moments)) for view, _ in made]
+        made = [_view(make, originals, sizes) for _ in range(VIEWS)]
+        pictures = [[picture(one) for one in _plain(view, *images.moments)] for view, _ in made]
     labels = [
         data.classes[label] if 0 <= label < len(data.classes) else "" for label in data.train_labels[index].tolist()
     ]
     return [
-        Row(picture, label, [View(shown[i], draws[i] if draws else None) for shown, (_, draws) in zip(pictures, made)])
-        for i, (picture, label) in enumerate(zip(_pictures(originals), labels))
+        Row(
+            picture(image),
+            label,
+            [View(made_of[i], draws[i] if draws else None) for made_of, (_, draws) in zip(pictures, made)],
+        )
+        for i, (image, label) in enumerate(zip(shown, labels))
     ]
 
 
-def _view(make: object, images: "Tensor") -> "tuple[Tensor, list[Drawn] | None]":
+def _view(make: object, images: "Tensor", sizes: "Tensor | None") -> "tuple[Tensor, list[Drawn] | None]":
     """One view of each image, and what was drawn."""
     from moco.augment import Augment
 
     if isinstance(make, Augment):
-        draws = make.draw(len(images), images.shape[-2:], images.device)
+        draws = make.draw(len(images), images.shape[-2:], images.device, sizes)
         return make.apply(images, draws), each_drawn(draws)
     assert callable(make)
     return make(images), None
@@ -159,13 +167,6 @@ def _plain(views: "Tensor", mean: Sequence[float], std: Sequence[float]) -> "Ten
 
     x = views.float().cpu() * torch.tensor(std).view(1, -1, 1, 1) + torch.tensor(mean).view(1, -1, 1, 1)
     return (x * 255).round().clamp(0, 255).to(torch.uint8)
-
-
-def _pictures(images: "Tensor") -> "list[Image]":
-    """uint8 [B, 3, H, W] as pictures."""
-    from PIL import Image
-
-    return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images.cpu()]
 
 
 def write(images: "Images", out: Path) -> str:

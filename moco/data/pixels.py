@@ -40,3 +40,11 @@ def fetch(images: AnyImages, rows: Tensor | slice) -> Callable[[], Pixels]:
 def sizes_of(images: AnyImages, rows: Tensor | slice) -> Tensor | None:
     """Height and width of these rows from the index alone, int64 [B, 2] on the device; None where all have one size."""
     return None if isinstance(images, Tensor) else images.sizes_of(rows)
+
+
+def one_by_one(images: AnyImages, rows: Tensor | slice) -> list[Tensor]:
+    """These rows on the CPU, each in its own size, uint8 [3, H, W]."""
+    x, sizes = fetch(images, rows)()
+    if sizes is None:
+        return [*x.cpu()]
+    return [image[:, :height, :width] for image, (height, width) in zip(x.cpu(), sizes.tolist())]
