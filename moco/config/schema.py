@@ -136,6 +136,11 @@ class Model(Component):
             )
         return self
 
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether it has BatchNorm for sure; others tell when they are made."""
+        return self.target in ("moco.models.SmallResNet", "moco.models.torchvision_resnet")
+
     def unweighted(self) -> Self:
         """Without the weights that somebody else trained, for what replaces them at once."""
         return self.model_copy(update={"pretrained": False}) if self.pretrained else self
@@ -355,6 +360,9 @@ class Config(Section):
     seed: int = Field(ge=0, le=MOST_SEED, description="of weights, data order and views")
     precision: Literal["auto", "fp32", "bf16"] = Field(description="auto: bf16 where the hardware is fast at it")
     compile: bool = Field(description="torch.compile for the backbone (costs a minute at the start)")
+    micro_batch: int | None = Field(
+        None, ge=1, description="images that pass the network at a time on a device: less memory, more time, the same run"
+    )
     device: str = Field(pattern=DEVICE, description="auto, cpu, cuda, cuda:1 or mps")
     eval_every: int = Field(ge=1, description="epochs between kNN evaluations; the last epoch always has one")
     checkpoint_minutes: float = Field(
@@ -392,6 +400,12 @@ class Config(Section):
         splits, warmup = self.method.splits, self.schedule.warmup_epochs
         if splits and self.batch_size % splits:
             yield f"batch_size={self.batch_size} is not a multiple of method.splits={splits}: give another, or method.splits=1"
+        group = self.batch_size // (splits or 1)
+        if self.micro_batch and self.micro_batch < self.batch_size and self.micro_batch % group and self.model.has_batch_norm:
+            yield (
+                f"micro_batch={self.micro_batch} is not a multiple of {group}, the images over which BatchNorm takes "
+                "statistics (batch_size / method.splits): give one, or more method.splits"
+            )
         if self.method.name == "moco" and self.m == 0:
             yield "m=0 leaves method=moco without a queue: give at least 1 (npid takes 0 for its whole bank)"
         if self.data.packed == "jpeg" and not (self.augment.size and self.augment.eval_size):

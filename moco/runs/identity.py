@@ -20,6 +20,7 @@ NOT_IDENTITY = frozenset(
         "rerun",
         "device",
         "compile",
+        "micro_batch",
         "eval_every",
         "checkpoint_minutes",
         "linear_eval",

@@ -172,7 +172,9 @@ def trainable(parts: "Components") -> "tuple[Method, torch.optim.Optimizer, Sche
     import torch
 
     from moco.config.components import instantiate
+    from moco.models.pieces import take_in_pieces
     from moco.optim import scaled_lr
+    from moco.ranks import ranks
     from moco.training.memory import allocating
 
     config, images = parts.config, len(parts.data.train_images)
@@ -182,10 +184,13 @@ def trainable(parts: "Components") -> "tuple[Method, torch.optim.Optimizer, Sche
         method: torch.nn.Module = instantiate(
             config.method, encoder=parts.encoder, num_images=images, steps=config.epochs * per_epoch
         ).to(parts.device)
-    if config.compile:
-        for name, part in method.named_children():
-            if name.endswith("encoder"):  # the key encoder too
-                part.compile()
+    encoders = [part for name, part in method.named_children() if name.endswith("encoder")]  # the key encoder too
+    for encoder in encoders:
+        if config.compile:
+            encoder.compile()
+        if config.micro_batch:
+            group = config.batch_size // (config.method.splits or 1)
+            take_in_pieces(encoder, config.micro_batch, batch=config.batch_size // ranks(), group=group)
     section = config.optimizer
     if section.scale_lr:
         section = section.model_copy(update={"lr": scaled_lr(section.lr, config.batch_size)})
