@@ -8,6 +8,7 @@ from torch import Tensor
 
 from moco.evaluation.accuracy import Accuracy, ranks, shares
 from moco.evaluation.features import Labelled
+from moco.ranks import collect, own
 
 QUERY_BLOCK, BANK_BLOCK = 1000, 50_000  # rows whose similarities are held at a time; they affect only speed and memory
 
@@ -23,18 +24,23 @@ def knn(
     bank_block: int = BANK_BLOCK,
 ) -> Accuracy:
     """Accuracy of weighted k-nearest-neighbour classification, see `votes`. Each query takes 8 bytes for each of its k
-    neighbours, and a bank of a million rows of 512 dimensions half a GB in addition to its own memory."""
+    neighbours, and a bank of a million rows of 512 dimensions half a GB in addition to its own memory. Of several processes
+    each classifies a share of the queries."""
+    n = len(queries.labels)
+    mine = own(n, query_block)
     blocks = votes(
         bank,
-        queries.x,
+        queries.x[mine],
         k=k,
         temperature=temperature,
         num_classes=num_classes,
         query_block=query_block,
         bank_block=bank_block,
     )
-    found = [ranks(scores, label) for scores, label in zip(blocks, torch.split(queries.labels.cpu(), query_block))]
-    return Accuracy(*shares(torch.cat(found), (1, 5)))
+    labels = queries.labels[mine].cpu()
+    found = [ranks(scores, label) for scores, label in zip(blocks, torch.split(labels, query_block))]
+    whole = collect(torch.cat([labels.new_empty(0, dtype=torch.int64), *found]), n, query_block)
+    return Accuracy(*shares(whole, (1, 5)))
 
 
 @torch.no_grad()
@@ -79,7 +85,7 @@ def neighbours(
 ) -> tuple[Tensor, Tensor]:
     """Cosine similarity and bank row of each query's k nearest, in no order: float32 [Q, k] and int32 [Q, k]."""
     assert len(bank) < 2**31
-    query_block, bank_block = min(query_block, len(queries)), min(bank_block, len(bank))
+    query_block, bank_block = max(1, min(query_block, len(queries))), min(bank_block, len(bank))
     best = queries.new_full((len(queries), k), -torch.inf, dtype=torch.float32)  # [Q, k]
     rows = torch.zeros_like(best, dtype=torch.int32)  # [Q, k]
     # All products share one buffer: allocating the pages of a new one each time takes a seventh of the time on a CPU.

@@ -11,16 +11,18 @@ from torch import Tensor, nn
 from moco.config.components import instantiate
 from moco.config.schema import Config
 from moco.data import Dataset
+from moco.data.pixels import AnyImages, fetch
 from moco.errors import UserError
 from moco.evaluation.features import Labelled, features
 from moco.evaluation.knn import knn
 from moco.models.cpu_kernels import guard_convolutions
 from moco.models.modes import channels_last, eval_mode
 from moco.protocols import KNN, KNN_HEAD
+from moco.ranks import ranks
 from moco.training import memory
 from moco.training.device import choose_bf16, choose_device
 from moco.training.same_data import described
-from moco.training.trainer import Method
+from moco.training.trainer import DrawnViews, Method
 from moco.training.trial import try_backbone
 
 
@@ -29,6 +31,19 @@ class Views(Protocol):
 
     def __call__(self, images: Tensor) -> Tensor: ...
     def clean(self, images: Tensor) -> Tensor: ...
+
+
+class Undrawn:
+    """Views that are drawn and computed at once, for a batch that is not shared."""
+
+    def __init__(self, views: Views):
+        self.views = views
+
+    def draw(self, n: int, size: tuple[int, int], device: torch.device, sizes: Tensor | None = None) -> range:
+        return range(n)
+
+    def apply(self, images: Tensor, draws: object) -> Tensor:
+        return self.views(images)
 
 
 class Images:
@@ -65,6 +80,22 @@ class Images:
         mean, std = self.moments
         return cast(Views, instantiate(section, mean=mean, std=std))
 
+    def drawn_views(self) -> DrawnViews:
+        """The augmentation as a training takes it: what is drawn apart from what is computed.
+
+        Raises:
+            UserError: it is somebody else's and does both at once, which several ranks cannot share.
+        """
+        views = self.views()
+        if hasattr(views, "draw") and hasattr(views, "apply"):
+            return cast(DrawnViews, views)
+        if ranks() > 1:
+            raise UserError(
+                f"augment={self.config.augment.name} has no draw() and apply(), so {ranks()} processes would not make the "
+                "views of one: start one process, or see docs/extend.md"
+            )
+        return Undrawn(views)
+
     def probe_views(self) -> Views:
         """Random resized crops and flips of linear evaluation on augmented images (leftthomas/SimCLR, linear.py).
 
@@ -92,16 +123,19 @@ class Components(Images):
         self.device = choose_device(device)
         super().__init__(config)
         data = self.data
-        side = data.train_images.shape[-1]
-        memory.refuse(memory.views_and_backbone(config, side), self.device)
+        side = _side(data.train_images)
+        steps = memory.views_and_backbone(config, side)
+        memory.refuse(steps, self.device)
         torch.manual_seed(config.seed)
         with memory.allocating(f"model={config.model.name}"):
             self.encoder: nn.Module = channels_last(
                 instantiate(config.model if pretrained else config.model.unweighted())
             )
         self.data = data.to(self.device)
+        if data.on_disk and memory.on_device(config.data, data.on_disk, steps, self.device):
+            self.data = self.data.loaded()
         self.bf16 = choose_bf16(config.precision, self.device)
-        try_backbone(self.encoder, config.model.name, self._samples(data.train_images[:2]))
+        try_backbone(self.encoder, config.model.name, self._samples(two_images(data)))
         if self.device.type == "cpu":
             if said := guard_convolutions(self.encoder, config.augment.size or side, bf16=self.bf16):
                 print(f"model={config.model.name}: {said}", file=sys.stderr, flush=True)
@@ -154,6 +188,16 @@ class Components(Images):
             raise UserError("\n".join(problems))
         num_features = cast(int, self.encoder.num_features)
         memory.refuse(memory.heads_and_memories(config, num_features, n), self.device)
+
+
+def two_images(data: Dataset) -> Tensor:
+    """Two images for training, uint8 [2, 3, H, W], for a first try of what takes such images."""
+    return fetch(data.train_images, slice(0, 2))().x
+
+
+def _side(images: AnyImages) -> int:
+    """Of images, in pixels; the longest where they have several sizes."""
+    return images.shape[-1] if isinstance(images, Tensor) else images.side
 
 
 def _check_images(config: Config, data: Dataset) -> None:

@@ -8,7 +8,7 @@ from moco.errors import UserError
 
 
 def choose_device(name: str) -> torch.device:
-    """The torch device of that name; auto takes CUDA, then MPS, then the CPU.
+    """The torch device of that name; auto takes CUDA, then MPS, then the CPU. Of several processes each takes a GPU of its own.
 
     Raises:
         UserError: there is no such device, or the environment names a GPU where none is available.
@@ -21,6 +21,10 @@ def choose_device(name: str) -> torch.device:
             )
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     device = torch.device(name)
+    if (
+        device.type == "cuda" and device.index is None and torch.cuda.device_count() > 1
+    ):  # else each may see its own alone
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     present = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}[device.type]
     if (device.index or 0) >= present:
         raise UserError(f"device={name} is not here ({present} of its kind): give device=auto or device=cpu")

@@ -1,20 +1,23 @@
 """What `train.py` or a queued job does with a checked configuration: build, train, score, write the result."""
 
+import contextlib
 import datetime
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moco.config.schema import Config, LinearEval
+from moco.errors import UserError
 from moco.io import Json
 from moco.protocols import GUESSED, KNN, LINEAR_PROTOCOLS, TABULATED, Protocol
 from moco.runs.identity import folder_name
-from moco.runs.lease import BY_HAND, Place
+from moco.runs.lease import BY_HAND, Lease, Place
 from moco.runs.run import Run
-from moco.tracking.tracker import open_tracker
+from moco.tracking.tracker import Tracker, open_tracker
+from moco.training.distributed import Bystander, agreed, first, joined, several, told
 from moco.training.same_data import check_files, check_images, keep
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
     from moco.optim.schedules import Schedule
     from moco.training.components import Components
+    from moco.training.signals import Signals
     from moco.training.trainer import Method, Rungs, Trainer
 
 
@@ -47,12 +51,22 @@ def train(
         Stopped: a signal came, or it was paused at a rung; the checkpoint is saved.
     """
     run = run or Run(Path(config.runs_dir) / folder_name(config))
-    look(run, config.device)
-    result = run.result
-    if result and not config.rerun and not run.ordered(KNN.prefix, place.launch):
-        check_files(run, config)
+    with joined(config.device):
+        return _trained(config, run, place, evaluations, rungs)
+
+
+def _trained(
+    config: Config, run: Run, place: Place, evaluations: Sequence[LinearEval] | None, rungs: "Rungs | None"
+) -> float:
+    """What `train` does, on each of the run's ranks."""
+    with agreed():
+        look(run, config.device)
+    result = told(run.result)
+    if result and not told(config.rerun or run.ordered(KNN.prefix, place.launch)):
+        with agreed():
+            check_files(run, config)
         print(f"{run.folder} is done: {summary(result)} (rerun=true starts over)")
-        if os.environ.get("WANDB_SWEEP_ID"):  # the agent that has drawn this point waits for its metrics
+        if os.environ.get("WANDB_SWEEP_ID") and first():  # the agent that has drawn this point waits for its metrics
             with open_tracker(config.tracker, run, config, "train", place) as tracker:
                 tracker.catch_up(run.metrics())
     else:
@@ -69,7 +83,7 @@ def train(
         evaluations = [config.evaluation()] if config.linear_eval else []
     for asked in evaluations:
         protocol = LINEAR_PROTOCOLS[asked.probe.name]
-        if protocol.top1 not in (run.result or {}) or run.ordered(protocol.prefix, place.launch):
+        if told(protocol.top1 not in (run.result or {}) or run.ordered(protocol.prefix, place.launch)):
             from moco.training.linear_eval import linear_eval
 
             linear_eval(run, asked, place)
@@ -120,14 +134,15 @@ def _train(config: Config, run: Run, place: Place, rungs: "Rungs | None") -> dic
     """Builds, trains, evaluates and writes result.json; nothing is written before all has been built."""
     from moco.runs import provenance
     from moco.tracking.environment import check_environment
-    from moco.training.components import Components, knn_evaluation
+    from moco.training.components import Components, knn_evaluation, two_images
     from moco.training.signals import Signals
     from moco.training.trainer import Trainer
     from moco.training.trial import try_method
 
-    check_environment(config.tracker)
     with Signals() as signals:
-        with signals.preparing():
+        with signals.preparing(), agreed():
+            check_environment(config.tracker)
+            refuse_ranks(config)
             parts = Components(config, config.device)
             parts.check_sizes(ranked=rungs is not None)
             again = config.rerun or run.ordered(KNN.prefix, place.launch)
@@ -135,36 +150,67 @@ def _train(config: Config, run: Run, place: Place, rungs: "Rungs | None") -> dic
                 check_images(run, parts.data_described)
             method, optimizer, schedule = trainable(parts)
             views = parts.views()
-            two = parts.data.train_images[:2]
+            two = two_images(parts.data)
             described = try_method(method, config, parts.autocast(), views(two), views.clean(two))
-        with run.lease("train", str(parts.device), place, lambda: signals.received) as lease:
-            if config.rerun or run.ordered(KNN.prefix, place.launch):
-                run.clear(*["job.json"] * bool(place.job))
-            elif done := run.result:  # by another process, while this one was building
+        with holding(run, "train", parts.device, place, signals) as lease:
+            if told(config.rerun or run.ordered(KNN.prefix, place.launch)):
+                if first():
+                    run.clear(*["job.json"] * bool(place.job))
+            elif done := told(run.result):  # by another process, while this one was building
                 return done
-            run.write_config(config)
-            keep(run, parts.data_described)
-            provenance.record(run.folder, parts.device, "bf16" if parts.bf16 else "fp32")
-            (run.folder / "error.txt").unlink(missing_ok=True)
-            with open_tracker(config.tracker, run, config, "train", place) as tracker:
+            if first():
+                run.write_config(config)
+                keep(run, parts.data_described)
+                provenance.record(run.folder, parts.device, "bf16" if parts.bf16 else "fp32")
+                (run.folder / "error.txt").unlink(missing_ok=True)
+            with open_tracker(config.tracker, run, config, "train", place) if first() else Tracker() as tracker:
                 trainer = Trainer(
                     config,
                     run,
                     images=parts.data.train_images,
+                    device=parts.device,
                     method=method,
                     optimizer=optimizer,
                     schedule=schedule,
-                    views=views,
+                    views=parts.drawn_views(),
                     evaluate=knn_evaluation(parts, method, views),
                     autocast=parts.autocast,
                     tracker=tracker,
                     rungs=rungs,
                 )
                 trainer.fit(lease, signals)
-                result = _result(parts, trainer, described)
+                result = told(_result(parts, trainer, described) if first() else None)
+                assert result is not None
                 lease.check()
-                run.write_result(result)
+                if first():
+                    run.write_result(result)
                 return result
+
+
+@contextlib.contextmanager
+def holding(
+    run: Run, what: str, device: "torch.device", place: Place, signals: "Signals"
+) -> "Iterator[Lease | Bystander]":
+    """The run's lease, which rank 0 holds for all."""
+    if not first():
+        yield Bystander()
+        return
+    with run.lease(what, str(device), place, lambda: signals.received) as lease:
+        yield lease
+
+
+def refuse_ranks(config: Config) -> None:
+    """Refuses settings that do not fit the number of processes.
+
+    Raises:
+        UserError: a line for each.
+    """
+    if several():
+        from moco.config.ranks import problems
+        from moco.ranks import ranks
+
+        if found := problems(config, ranks()):
+            raise UserError("\n".join(found))
 
 
 def trainable(parts: "Components") -> "tuple[Method, torch.optim.Optimizer, Schedule]":

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from moco.runs.lease import Stopped
+from moco.training.distributed import first
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 AT_ONCE = 2.0  # a second Ctrl-C within so many seconds is not taken for another wish
@@ -78,7 +79,9 @@ class Signals:
 
 
 def _say(text: str) -> None:
-    """Past Python's own buffers, which may be in the middle of a write."""
+    """Past Python's own buffers, which may be in the middle of a write; of several ranks one says it."""
+    if not first():
+        return
     with contextlib.suppress(OSError):
         start = "\r\n" if os.isatty(2) else ""  # after the ^C that the terminal has written
         os.write(2, f"{start}{text}\n".encode())

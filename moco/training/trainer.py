@@ -13,16 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from moco.config.schema import Config
+from moco.data.pixels import AnyImages
 from moco.errors import UserError
 from moco.io import Json
+from moco.methods import Shuffled
 from moco.protocols import KNN, KNN_HEAD
+from moco.ranks import average, largest, own, ranks
 from moco.runs.lease import Lease, Paused, Stopped
 from moco.runs.run import Run
 from moco.seeding import step_seed
 from moco.tracking.tracker import Tracker
+from moco.training.batches import Batches
 from moco.training.checkpoint import load_checkpoint, save_checkpoint
+from moco.training.distributed import Bystander, agreed, first, told
 from moco.training.progress import SHOW_EVERY, Progress
-from moco.training.signals import Signals
+from moco.training.replica import replicated, settle
+from moco.training.signals import SIGNALS, Signals
 
 
 class Rungs(Protocol):
@@ -48,13 +54,23 @@ class Method(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> object: ...
 
 
+class DrawnViews(Protocol):
+    """Random views of images whose parameters are drawn for the whole batch; see moco.augment.Augment."""
+
+    def draw(self, n: int, size: tuple[int, int], device: torch.device, sizes: Tensor | None = None) -> Any: ...
+    def apply(self, images: Tensor, draws: Any) -> Tensor: ...
+
+
 class Trainer:
     """Trains a method on uint8 images [N, 3, H, W]; `fit` goes from the checkpoint to the last epoch.
+
+    Of several ranks each computes the loss of its share of every batch; rank 0 writes.
 
     Args:
         config: of it batch_size, epochs, seed, eval_every and checkpoint_minutes.
         schedule: step -> share of the optimizer's learning rates.
-        views: uint8 [B, 3, H, W] -> a random view, float32 [B, 3, S, S].
+        device: of the method; a batch is loaded onto it.
+        views: of uint8 [B, 3, H, W] random ones, float32 [B, 3, S, S].
         evaluate: the metrics of an evaluation.
         autocast: the context that a loss is computed in.
         tracker: mirrors the metrics.
@@ -66,26 +82,31 @@ class Trainer:
         config: Config,
         run: Run,
         *,
-        images: Tensor,
+        images: AnyImages,
+        device: torch.device,
         method: Method,
         optimizer: torch.optim.Optimizer,
         schedule: Callable[[int], float],
-        views: Callable[[Tensor], Tensor],
+        views: DrawnViews,
         evaluate: Callable[[], dict[str, float]],
         autocast: Callable[[], AbstractContextManager[object]],
         tracker: Tracker,
         rungs: Rungs | None = None,
     ):
-        self.config, self.run, self.images, self.method, self.optimizer = config, run, images, method, optimizer
+        self.config, self.run, self.method, self.optimizer = config, run, method, optimizer
         self.schedule, self.views, self.evaluate = schedule, views, evaluate
         self.autocast, self.tracker, self.rungs = autocast, tracker, rungs
         self.per_epoch = len(images) // config.batch_size
         self.steps = config.epochs * self.per_epoch
+        self.shuffles: tuple[int, ...] = getattr(
+            method, "shuffles", ()
+        )  # the views that it wants in another order, too
+        self.batches = Batches(images, config.seed, config.batch_size, self.steps, len(self.shuffles), device)
+        self.loss = replicated(method, config.method.name, device)  # type: ignore[arg-type]  # a module that is a Method
         self.step, self.best, self._began = 0, dict[str, float](), time.monotonic()
         self.last: Mapping[str, Json] = {}  # the newest value of each metric
-        self.losses = torch.zeros(self.per_epoch, device=images.device)  # of this epoch's steps
+        self.losses = torch.zeros(self.per_epoch, device=device)  # of this epoch's steps
         self._base_lrs = [group["lr"] for group in optimizer.param_groups]
-        self._order: tuple[int, Tensor] | None = None  # of the images, with its epoch
 
     @property
     def seconds(self) -> float:
@@ -98,33 +119,35 @@ class Trainer:
         return float(self.optimizer.param_groups[-1]["lr"])
 
     def train_step(self) -> Tensor:
-        """One step of the optimizer on the next batch; its loss, a scalar on the device."""
-        i = self.step % self.per_epoch
-        index = self._images_of_epoch()[i * self.config.batch_size : (i + 1) * self.config.batch_size]  # [B]
+        """One step of the optimizer on the next batch; the loss of this rank's share of it, a scalar on the device."""
+        batch = self.batches.take(self.step)
+        n, share = len(batch.rows), own(len(batch.rows))
         torch.manual_seed(step_seed(self.config.seed, "step", self.step))
-        originals = self.images[index]  # [B, 3, H, W]
-        x1 = self.views(originals)
-        x2 = self.views(originals) if self.method.views == 2 else None
+        # Drawn for the whole batch on every rank, so that each image has the same views on any number of them.
+        size = (batch.images.shape[-2], batch.images.shape[-1])
+        drawn = [self.views.draw(n, size, batch.rows.device, batch.sizes) for _ in range(self.method.views)]
+        x = [self.views.apply(batch.images, draws[share]) for draws in drawn]
+        shuffled = []
+        for i, (order, view) in enumerate(zip(batch.orders, self.shuffles)):
+            if ranks() == 1:
+                shuffled.append(Shuffled(order, x[view].index_select(0, order)))  # x[order] would lose channels_last
+            else:
+                own_order = drawn[view][order[share]]
+                shuffled.append(Shuffled(order, self.views.apply(batch.shuffled[i], own_order)))
         for group, lr in zip(self.optimizer.param_groups, self._base_lrs):
             group["lr"] = lr * self.schedule(self.step)
+        more = [shuffled] if self.shuffles else []
         with self.autocast():
-            loss = self.method(x1, x2, index)
+            loss = self.loss(x[0], x[1] if len(x) > 1 else None, batch.rows[share], *more)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         loss = loss.detach()
-        self.losses[i] = loss
+        self.losses[self.step % self.per_epoch] = loss
         self.step += 1
         return loss
 
-    def _images_of_epoch(self) -> Tensor:
-        """The order of the images in this step's epoch, int64 [N]."""
-        epoch = self.step // self.per_epoch
-        if self._order is None or self._order[0] != epoch:
-            self._order = epoch, epoch_order(len(self.images), self.config.seed, epoch, self.images.device)
-        return self._order[1]
-
-    def fit(self, lease: Lease, signals: Signals) -> None:
+    def fit(self, lease: Lease | Bystander, signals: Signals) -> None:
         """Trains to the last epoch, from the checkpoint on where there is one.
 
         Raises:
@@ -134,34 +157,43 @@ class Trainer:
             UserError: the loss is not finite, or the checkpoint does not fit or cannot be written.
         """
         self.load()
-        self.run.rewind_metrics(self.step // self.per_epoch)
+        if first():
+            self.run.rewind_metrics(self.step // self.per_epoch)
         self.last = self.run.last_metrics()
         self.tracker.catch_up(self.run.metrics())
         self.pause_at_rung()  # a kill may have come between the checkpoint and the decision
         bar = Progress("training", self.steps, self.step)
         self.method.train()
-        saved = shown = time.monotonic()
+        self._saved = self._shown = time.monotonic()
         try:
             while self.step < self.steps:
                 loss = self.train_step()
-                if (now := time.monotonic()) - shown >= SHOW_EVERY:
-                    shown = now
+                if (now := time.monotonic()) - self._shown >= SHOW_EVERY and first():
+                    self._shown = now
                     self._show(loss, bar, lease)
                 if self.step % self.per_epoch == 0:
                     self.end_epoch(bar, lease)
-                due = self.step == self.steps or self.at_rung or now - saved >= 60 * self.config.checkpoint_minutes
-                if due or signals.save:
+                save, stop = self._decide(signals)
+                if save:
                     signals.save = False
                     with signals.saving():
                         lease.check()
                         self.save()
-                    saved = time.monotonic()
+                    self._saved = time.monotonic()
                 self.pause_at_rung()
-                if signals.received and self.step < self.steps:
-                    raise Stopped(signals.received)
+                if stop and self.step < self.steps:
+                    raise Stopped(stop)
         finally:
             bar.close()
-        self.run.rewind_metrics(self.config.epochs)  # what a process wrote that had lost the run stands twice
+        if first():
+            self.run.rewind_metrics(self.config.epochs)  # what a process wrote that had lost the run stands twice
+
+    def _decide(self, signals: Signals) -> tuple[bool, str | None]:
+        """Whether to save now, and the signal that asks to stop: what any rank wants, all do at the same step."""
+        due = time.monotonic() - self._saved >= 60 * self.config.checkpoint_minutes
+        asked = [name.name for name in SIGNALS].index(signals.received) + 1 if signals.received else 0
+        save, stop = largest(due or signals.save, asked)
+        return bool(save) or self.step == self.steps or self.at_rung, SIGNALS[stop - 1].name if stop else None
 
     @property
     def at_rung(self) -> bool:
@@ -171,10 +203,11 @@ class Trainer:
 
     def pause_at_rung(self) -> None:
         """Raises Paused where the run is at a rung and has to wait."""
-        if self.rungs and self.at_rung and (why := self.rungs.pause(self.step // self.per_epoch)):
-            raise Paused(why)
+        if self.rungs and self.at_rung:
+            if why := told(self.rungs.pause(self.step // self.per_epoch) if first() else None):
+                raise Paused(why)
 
-    def _show(self, loss: Tensor, bar: Progress, lease: Lease) -> None:
+    def _show(self, loss: Tensor, bar: Progress, lease: Lease | Bystander) -> None:
         """Shows how far the training is, here and in the lease."""
         self.check_finite()
         speed = (self.step - bar.start) * self.config.batch_size / (time.monotonic() - bar.began)
@@ -188,8 +221,9 @@ class Trainer:
         found = {"kNN": self.last.get(KNN.top1), "best": self.best.get(KNN.top1)}
         return {name: score for name, score in found.items() if isinstance(score, int | float)}
 
-    def end_epoch(self, bar: Progress, lease: Lease) -> None:
+    def end_epoch(self, bar: Progress, lease: Lease | Bystander) -> None:
         """Evaluates where it is due, and writes the epoch's line."""
+        average([self.losses])
         self.check_finite()
         epoch = self.step // self.per_epoch
         line: dict[str, Json] = {"epoch": epoch, "step": self.step}
@@ -198,6 +232,7 @@ class Trainer:
         scores: dict[str, float] = {}
         regular = epoch % self.config.eval_every == 0 or epoch == self.config.epochs
         if regular or self.at_rung:
+            settle(self.method)
             scores = self.evaluate()
             # A score that only a rung asks for is none of the run's own: its result is that of the run without rungs.
             if regular and scores.get(KNN.top1, -1) > self.best.get(KNN.top1, -1):
@@ -206,7 +241,8 @@ class Trainer:
         self.last = {**self.last, **scores}
         self.losses.zero_()
         lease.check()
-        self.run.append_metrics(line)
+        if first():
+            self.run.append_metrics(line)
         self.tracker.log(self.step, line)
         shown = "  ".join(
             f"{protocol.title} {scores[protocol.metric(1)]:.2f} / {scores[protocol.metric(5)]:.2f}"
@@ -221,12 +257,17 @@ class Trainer:
         Raises:
             UserError: the loss or a weight is not finite (the last good checkpoint stays), or the disk is full.
         """
+        losses = self.losses.clone()  # own ones, if an epoch goes on after this
+        average([losses])
+        settle(self.method)
         self.check_finite()
+        if not first():
+            return
         content = {
             "step": self.step,
             "seconds": self.seconds,
             "best": self.best,
-            "losses": self.losses,
+            "losses": losses,
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
@@ -238,9 +279,10 @@ class Trainer:
         Raises:
             UserError: it is cut short, or of another shape; it is kept.
         """
-        if not self.run.checkpoint.exists():
+        if not told(self.run.checkpoint.exists()):
             return
-        content = load_checkpoint(self.run.checkpoint)
+        with agreed():
+            content = load_checkpoint(self.run.checkpoint)
         try:
             self.method.load_state_dict(content["method"])
             self.optimizer.load_state_dict(content["optimizer"])
@@ -265,9 +307,3 @@ class Trainer:
                 f"the loss or a weight became infinite or NaN at step {at}: try a lower optimizer.lr{softer} or "
                 f"precision=fp32 (last good checkpoint: {kept})"
             )
-
-
-def epoch_order(n: int, seed: int, epoch: int, device: torch.device) -> Tensor:
-    """The order of the n images in that epoch, int64 [n]."""
-    generator = torch.Generator().manual_seed(step_seed(seed, "order", epoch))
-    return torch.randperm(n, generator=generator).to(device)

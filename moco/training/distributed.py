@@ -1,0 +1,238 @@
+"""The processes that work on one run, where torchrun, SLURM or a launcher of ours has started several.
+
+They join for the time of a training or an evaluation, decide together, and none outlives another. Loads torch only where
+there are several.
+"""
+
+import contextlib
+import datetime
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+from moco.errors import UserError
+from moco.io import Json
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
+
+T = TypeVar("T")
+
+PATIENCE = datetime.timedelta(minutes=10)  # for all ranks to come
+NO_END = datetime.timedelta(days=30)  # of a collective: one rank may decode for hours while another waits
+BEAT, SILENCE = 5.0, 45.0  # seconds between signs of life of a rank, and without one after which it is gone
+GO_ON = "the same command goes on from the last checkpoint"
+
+
+def several() -> bool:
+    """Whether this process is one of several."""
+    return _number("WORLD_SIZE", 1) > 1
+
+
+def first() -> bool:
+    """Whether this process is rank 0, which claims the run, writes and speaks."""
+    return not several() or _number("RANK", 0) == 0
+
+
+def _number(name: str, otherwise: int) -> int:
+    value = os.environ.get(name, "")
+    return int(value) if value.isdecimal() else otherwise
+
+
+class Bystander:
+    """What the other ranks have in place of the run's lease."""
+
+    def check(self) -> None: ...
+    def progress(self, **numbers: Json) -> None: ...
+
+
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[None]:
+    """All processes of the run as ranks of one group; nothing where there is one, or where they have joined already.
+
+    Raises:
+        UserError: the others do not come, or one is gone.
+    """
+    if not several() or _is_joined():
+        yield
+        return
+    store = _join(device)
+    alive = _Watch(store)
+    try:
+        with _silent():
+            yield
+            alive.leave()
+    except BaseException as error:
+        alive.stop()
+        raise _ending(error, store) from error
+    import torch.distributed as dist
+
+    dist.destroy_process_group()
+
+
+def _is_joined() -> bool:
+    import torch.distributed as dist
+
+    return dist.is_initialized()
+
+
+def _join(device: str) -> "Store":
+    """Makes the group: gloo for what is on the CPU, NCCL for what is on GPUs."""
+    import torch
+    import torch.distributed as dist
+    from torch.distributed.distributed_c10d import PrefixStore, Store
+    from torch.distributed.rendezvous import rendezvous
+
+    from moco.training.device import choose_device
+
+    chosen = choose_device(device)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    shared = device.startswith("cuda:")  # one GPU for all, which NCCL refuses
+    on_gpu = "gloo" if shared else "nccl"
+    try:
+        store: Store
+        store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+        dist.init_process_group(
+            f"cpu:gloo,cuda:{on_gpu}" if chosen.type == "cuda" else "gloo",
+            store=PrefixStore("run", store),
+            rank=rank,
+            world_size=size,
+            timeout=NO_END,
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"the {os.environ['WORLD_SIZE']} processes of this run did not find each other ({reason}): start all of them, and "
+            "give MASTER_ADDR and MASTER_PORT that they all reach (torchrun --standalone on one machine)"
+        ) from error
+    return store
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Rank 0 speaks for all."""
+    if first():
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield
+
+
+def _ending(error: BaseException, store: "Store") -> BaseException:
+    """What this rank ends with: its own error, or what another rank has told of its own.
+
+    What the user can mend is rank 0's to say; so is the loss of a rank.
+    """
+    key, lost = "what went wrong", isinstance(error, RuntimeError) and _of_connection(error)
+    told = "a rank is gone"
+    with contextlib.suppress(Exception):  # the store is gone where its process is
+        if lost and store.check([key]):
+            told = store.get(key).decode()
+        elif not lost and not isinstance(error, SystemExit):
+            lines = str(error).splitlines()
+            store.set(key, f"rank {_number('RANK', 0)}: {type(error).__name__}{f': {lines[0]}' if lines else ''}")
+    if not first():
+        return SystemExit(1) if lost or isinstance(error, UserError) else error
+    if lost:
+        return UserError(f"one of the {os.environ['WORLD_SIZE']} processes of this run has ended ({told}): {GO_ON}")
+    return error
+
+
+def _of_connection(error: RuntimeError) -> bool:
+    """Whether another process is gone, as gloo and NCCL say it."""
+    import torch.distributed as dist
+
+    words = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe", "TCPStore")
+    return isinstance(error, dist.DistError) or any(word in str(error) for word in words)
+
+
+class _Watch:
+    """Signs of life in the ranks' store, and an end of this process where another one's fail to come.
+
+    A collective on GPUs would wait for a rank that is gone for ever.
+    """
+
+    def __init__(self, store: "Store"):
+        import torch.distributed as dist
+
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        clone = getattr(store, "clone", None)
+        self.store = clone() if clone else store  # one that nobody else waits in
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+
+    def _watch(self) -> None:
+        seen, beat = dict[int, tuple[bytes, float]](), 0
+        while not self.over.wait(BEAT):
+            beat += 1
+            try:
+                self.store.set(f"beat {self.rank}", str(beat))
+                gone = [other for other in range(self.size) if other != self.rank and self._is_gone(other, seen)]
+            except RuntimeError:
+                gone = [0]  # its process, or torchrun, holds the store
+            if gone and not self.over.is_set():
+                self._end(gone[0])
+
+    def _is_gone(self, other: int, seen: dict[int, tuple[bytes, float]]) -> bool:
+        key, now = f"beat {other}", time.monotonic()
+        value = self.store.get(key) if self.store.check([key]) else b""
+        if other not in seen or seen[other][0] != value:
+            seen[other] = value, now
+        return now - seen[other][1] > SILENCE
+
+    def _end(self, other: int) -> None:
+        if first():
+            os.write(2, f"error: rank {other} of {self.size} is gone, so all stop: {GO_ON}\n".encode())
+        os._exit(1)
+
+    def leave(self) -> None:
+        """All ranks are at their ends."""
+        import torch.distributed as dist
+
+        dist.barrier()
+        self.stop()
+
+    def stop(self) -> None:
+        self.over.set()
+
+
+def told(value: T) -> T:
+    """Rank 0's value, on all ranks."""
+    if not several():
+        return value
+    from moco.ranks import broadcast
+
+    return broadcast(value)
+
+
+@contextlib.contextmanager
+def agreed() -> Iterator[None]:
+    """What the user can mend on one rank ends all of them, with one line.
+
+    Raises:
+        UserError: that of the first rank that has one.
+    """
+    if not several():
+        yield
+        return
+    from moco.ranks import everyone
+
+    own: UserError | None = None
+    try:
+        yield
+    except UserError as error:
+        own = error
+    for rank, text in enumerate(everyone(None if own is None else str(own))):
+        if text:
+            raise UserError(text if rank == 0 else f"on rank {rank}: {text}") from own
+
+
+def say(text: str) -> None:
+    """A line on stderr, once for all ranks."""
+    if first():
+        print(text, file=sys.stderr, flush=True)
