@@ -9,7 +9,8 @@ from torch import Tensor
 
 from moco.data.dataset import Dataset
 from moco.data.files import ImageFile, find_files
-from moco.data.packing import How, Source, packed_set
+from moco.data.packing import packed_set
+from moco.data.source import How, Source
 
 
 def load_image_folder(

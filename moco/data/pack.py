@@ -163,7 +163,8 @@ class Pack:
         length = 3 * self.side[0] * self.side[1]
         if not len(self) or not np.array_equal(self.offsets, np.arange(len(self)) * length):
             return None
-        pages = mmap.mmap(self._file, len(self) * length, access=mmap.ACCESS_COPY)
+        with self._reading(0):
+            pages = mmap.mmap(self._file, len(self) * length, access=mmap.ACCESS_COPY)
         found = torch.frombuffer(pages, dtype=torch.uint8).view(len(self), 3, *self.side)
         with ThreadPoolExecutor() as pool:
             data = memoryview(pages)
@@ -187,8 +188,8 @@ class Pack:
     def _reading(self, row: int) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
-            raise self._damaged(row, error.strerror or str(error)) from error
+        except (OSError, ValueError) as error:  # ValueError is what mmap raises on a file that is cut short
+            raise self._damaged(row, getattr(error, "strerror", None) or str(error)) from error
 
     def _damaged(self, row: int, reason: str) -> UserError:
         """The error on an image that cannot be read; who opens the pack next looks through all of it."""

@@ -2,86 +2,32 @@
 
 import contextlib
 import hashlib
-import os
 import shutil
 import sys
 import warnings
-import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
-import PIL
 from numpy.typing import NDArray
-from torch import Tensor
 
 from moco.data.dataset import Dataset
-from moco.data.decode import DECODER, Unreadable, encode_jpeg, read_image, read_small
+from moco.data.decode import Unreadable, encode_jpeg, read_image, read_small
 from moco.data.files import refuse, shown
-from moco.data.pack import RECORD, About, Damaged, Pack, Records, index_of, intact, marker, read_index
+from moco.data.pack import RECORD, About, Damaged, Pack, Records, marker, read_index
 from moco.data.packed_images import PackedImages
+from moco.data.part import Image, Part
 from moco.data.place import alone, candidates, choose, tidy
+from moco.data.source import How, Source
 from moco.errors import UserError
-from moco.io import replacing, write_atomic
+from moco.io import write_atomic
 
 AHEAD = 64  # images that are decoded and not yet written, so that few are in memory
 TOLD = 8e9  # bytes of raw pixels from which on it is said that JPEG takes less
 JPEG_SHARE = 0.11  # bytes of JPEG for a byte of pixels: ImageNet at 256 pixels is 22 GB, and would be 250 GB whole
-
-
-class How(NamedTuple):
-    """What is done with images.
-
-    Attributes:
-        kind: raw, or jpeg.
-        size: of the shorter side; None keeps it.
-        skip_corrupt: whether files that are not readable images are left out.
-    """
-
-    kind: Literal["raw", "jpeg"] = "raw"
-    size: int | None = None
-    skip_corrupt: bool = False
-
-    @property
-    def name(self) -> str:
-        """Of the pack."""
-        return f"{self.size or 'whole'}-{self.kind}{'-skip' * self.skip_corrupt}.pack"
-
-    def word(self) -> bytes:
-        """What an image in a pack depends on beside its file. JPEG stays, whatever Pillow is installed later."""
-        if self.kind == "jpeg":
-            return f"jpeg {self.size} {DECODER} ".encode()
-        return f"{self.size} {DECODER} {PIL.__version__} ".encode()
-
-
-@dataclass
-class Source:
-    """Images to be packed: rows for training, then those that only vote in kNN, then those for evaluation.
-
-    Attributes:
-        root: where they are from; a folder, or a name.
-        states: what changes whenever an image does, of each row.
-        labels: int64 [N], -1 for none.
-        parts: how many rows each part has.
-        open: what Pillow opens, of a row.
-        called: a row's name in a message.
-        bad: what cannot be read, known before, with the reasons.
-        said: lines about what was left out.
-    """
-
-    root: Path
-    states: Iterable[bytes]
-    labels: Tensor
-    classes: list[str]
-    parts: list[int]
-    open: Callable[[int], str | BinaryIO]
-    called: Callable[[int], str]
-    bad: list[tuple[str, str]] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
 
 
 def packed_set(source: Source, how: How, cache: str | None) -> Dataset:
@@ -166,46 +112,52 @@ def _make(path: Path, keys: Records, source: Source, how: How, held: bool) -> Pa
         held: whether this process alone writes there.
     """
     n, words = len(keys), [key.tobytes() for key in keys]
-    with _Part(path, words, held) as part:
+    with Part(path, words, held) as part:
         missing = [row for row, word in enumerate(words) if word not in part.known]
         _room(path.parent, n, len(missing), how)
         print(f"decoding {len(missing)} of {n} images", file=sys.stderr, flush=True)
         bad = _decode(part, words, missing, source, how)
-        found = [(source.called(row), reason) for row, reason in sorted(bad.items())] + source.bad
-        if found and not how.skip_corrupt:
-            raise refuse(source.bad + found[: len(bad)], n + len(source.bad), _listed(path, found))
+        unread = source.bad + [(source.called(row), reason) for row, reason in sorted(bad.items())]
+        listed = _listed(path, unread)
+        if unread and not how.skip_corrupt:
+            raise refuse(unread, n + len(source.bad), listed)
         kept = np.array([row not in bad for row in range(n)])
-        rows = part.records([word for word, keep in zip(words, kept) if keep])
-        rows["label"] = source.labels.numpy()[kept]
-        shapes = {(int(h), int(w)) for h, w in np.unique(rows[["height", "width"]])}
-        if how.kind == "raw" and len(shapes) > 1:
-            raise UserError(f"images of several sizes, {min(shapes)} to {max(shapes)}: give one with data.size=32")
+        records = part.records([word for word, keep in zip(words, kept) if keep])
+        records["label"] = source.labels.numpy()[kept]
+        _refuse_sizes(records, how)
         left_out = [words[row].hex() for row in sorted(bad)]
-        about = About(how.kind, shown(source.root), source.classes, _parts(source, kept), left_out)
-        if found:
-            listed = _listed(path, found)
-            print(
-                f"{len(found)} files are not readable images and are left out: {shown(listed or '')}", file=sys.stderr
-            )
-        part.finish(rows, about)
+        part.finish(records, About(how.kind, shown(source.root), source.classes, _parts(source, kept), left_out))
+    if unread:
+        where = f", see {shown(listed)}" if listed else ""
+        print(f"{len(unread)} files that are not readable images are left out{where}", file=sys.stderr)
     return Pack(path)
 
 
+def _refuse_sizes(records: Records, how: How) -> None:
+    """Raises UserError where raw images have several sizes."""
+    sizes = np.unique(np.stack([records["height"], records["width"]], 1), axis=0).tolist()
+    if how.kind == "raw" and len(sizes) > 1:
+        raise UserError(f"images of several sizes, {(*sizes[0],)} to {(*sizes[-1],)}: give one with data.size=32")
+
+
 def _listed(path: Path, bad: Sequence[tuple[str, str]]) -> Path | None:
-    """The file that names all bad files of a pack; None where it cannot be written."""
+    """The file that names all bad files of a pack; None where there are none, or it cannot be written."""
     listed = path.with_suffix(".bad.txt")
     with contextlib.suppress(OSError, UserError):
+        if not bad:
+            listed.unlink(missing_ok=True)
+            return None
         write_atomic(listed, "".join(f"{shown(name)}\t{reason}\n" for name, reason in bad))
         return listed
     return None
 
 
-def _decode(part: "_Part", words: Sequence[bytes], rows: Sequence[int], source: Source, how: How) -> dict[int, str]:
+def _decode(part: "Part", words: Sequence[bytes], rows: Sequence[int], source: Source, how: How) -> dict[int, str]:
     """Puts the images of these rows into the part; the reasons of those that are not readable, by row."""
     bad: dict[int, str] = {}
-    waiting: deque[tuple[int, Future[_Image | str]]] = deque()
+    waiting: deque[tuple[int, Future[Image | str]]] = deque()
 
-    def read(row: int) -> _Image | str:
+    def read(row: int) -> Image | str:
         try:
             return _image(source.open(row), how)
         except Unreadable as error:
@@ -241,16 +193,7 @@ def _decode(part: "_Part", words: Sequence[bytes], rows: Sequence[int], source: 
     return bad
 
 
-class _Image(NamedTuple):
-    """A packed image: its bytes, its size, and the sums of its channels' values and of their squares."""
-
-    data: bytes
-    height: int
-    width: int
-    sums: list[int]
-
-
-def _image(source: str | BinaryIO, how: How) -> _Image:
+def _image(source: str | BinaryIO, how: How) -> Image:
     """Raises Unreadable."""
     small = how.kind == "jpeg" and how.size is not None
     pixels = read_small(source, how.size) if small and how.size else read_image(source, how.size)  # [H, W, 3]
@@ -259,117 +202,7 @@ def _image(source: str | BinaryIO, how: How) -> _Image:
     levels = np.arange(256)
     sums = [int(count @ levels) for count in counts] + [int(count @ levels**2) for count in counts]
     data = encode_jpeg(pixels) if how.kind == "jpeg" else pixels.transpose(2, 0, 1).tobytes()
-    return _Image(data, height, width, sums)
-
-
-class _Part:
-    """The file that a pack is made in, and beside it a journal of the images that are in it.
-
-    Each image is written before its record, so that a process that is killed leaves a journal of what is whole. A pack whose
-    folder has changed is taken up again in the same way: new images are written behind the old ones. Who reads it meanwhile has
-    its index in memory, and the images stay where they are.
-
-    Attributes:
-        known: which record of the journal is an image's, by its key.
-    """
-
-    def __init__(self, path: Path, wanted: Sequence[bytes], held: bool):
-        own = "" if held else f".{os.getpid()}"  # without a lock nobody else's file is touched
-        self.path = path
-        self.data, self.journal = (path.with_name(f".{path.name}.{word}{own}") for word in ("part", "rows"))
-        self.known: dict[bytes, int] = {}
-        self.end = self.count = 0
-        if held:
-            self._take_up(set(wanted))
-
-    def _take_up(self, wanted: set[bytes]) -> None:
-        """Begins with what earlier attempts have left, or with the pack as it was."""
-        if not (self.data.exists() and self.journal.exists()):
-            if not self._reopen(wanted):
-                return
-        content = self.journal.read_bytes()
-        self.count = len(content) // RECORD.itemsize
-        records = np.frombuffer(content, RECORD, self.count)
-        whole = intact(self.data, records)
-        self.known = {record["key"].tobytes(): i for i, record in enumerate(records) if whole[i]}
-        self.end = int((records["offset"] + records["length"])[whole].max(initial=0))
-        if not wanted & self.known.keys():
-            self.data.unlink()  # who reads it keeps it
-            self.known, self.end, self.count = {}, 0, 0
-
-    def _reopen(self, wanted: set[bytes]) -> bool:
-        """Makes the pack the part again, if it holds an image that is wanted."""
-        try:
-            records, _, _ = read_index(self.path)
-        except Damaged:
-            return False
-        if not any(key.tobytes() in wanted for key in records["key"]):
-            return False
-        with replacing(self.journal) as aside:
-            aside.write_bytes(records.tobytes())
-        os.replace(self.path, self.data)
-        return True
-
-    def __enter__(self) -> "_Part":
-        self._data = os.open(self.data, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        self._journal = os.open(self.journal, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        os.ftruncate(self._journal, self.count * RECORD.itemsize)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._data)
-        os.close(self._journal)
-
-    def put(self, key: bytes, image: _Image) -> None:
-        """Writes an image.
-
-        Raises:
-            UserError: the disk is full.
-        """
-        record = np.array(
-            [(np.void(key), self.end, len(image.data), *image[1:3], -1, zlib.crc32(image.data), image.sums)], RECORD
-        )
-        with _writing(self.path):
-            _write(self._data, image.data, self.end)
-            _write(self._journal, record.tobytes(), self.count * RECORD.itemsize)
-        self.known[key] = self.count
-        self.end += len(image.data)
-        self.count += 1
-
-    def records(self, words: Sequence[bytes]) -> Records:
-        """The records of these images."""
-        written = np.frombuffer(os.pread(self._journal, self.count * RECORD.itemsize, 0), RECORD)
-        return written[[self.known[word] for word in words]]
-
-    def finish(self, records: Records, about: About) -> None:
-        """Makes it the pack, with an index of these images."""
-        with _writing(self.path):
-            os.ftruncate(self._data, self.end)
-            _write(self._data, index_of(records, about, self.end), self.end)
-            os.fsync(self._data)
-            os.replace(self.data, self.path)
-        for path in (self.journal, marker(self.path)):
-            path.unlink(missing_ok=True)
-
-
-def _write(file: int, data: bytes, offset: int) -> None:
-    """Writes all of it, in as many calls as that takes."""
-    view = memoryview(data)
-    while view:
-        done = os.pwrite(file, view, offset)
-        view, offset = view[done:], offset + done
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Raises UserError where the disk takes no more."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{shown(path)} cannot be written ({error.strerror or error}): what is packed is kept; make room, or give "
-            "data.cache=<folder with room>"
-        ) from error
+    return Image(data, height, width, sums)
 
 
 def _room(folder: Path, n: int, missing: int, how: How) -> None:

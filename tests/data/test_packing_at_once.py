@@ -84,9 +84,7 @@ def test_one_decodes_and_the_others_wait(root: Path, tmp_path: Path, start: Star
     others = [start("-c", DECODER) for _ in range(2)]
     for other in others:
         line = said(other)
-        assert line.startswith(f"waits for process {first.pid} on ") and line.endswith(
-            f"packs the images of {root}\n"
-        )
+        assert line.startswith(f"waits for process {first.pid} on ") and line.endswith(f"packs the images of {root}\n")
     training = start(str(ROOT / "train.py"), *METHODS["simclr"], *TINY[2:], "data=image_folder", "data.root=root")
     while not (line := said(training)).startswith("waits for process"):
         assert line, "it did not wait"
