@@ -1,6 +1,7 @@
 """What training and linear evaluation build alike from a configuration, on the device."""
 
 import functools
+import inspect
 import sys
 from collections.abc import Callable
 from typing import Protocol, cast
@@ -29,8 +30,8 @@ from moco.training.trial import try_backbone
 class Views(Protocol):
     """Random views of images, and the whole images for evaluation; see moco.augment.Augment."""
 
-    def __call__(self, images: Tensor) -> Tensor: ...
-    def clean(self, images: Tensor) -> Tensor: ...
+    def __call__(self, images: Tensor, sizes: Tensor | None = None) -> Tensor: ...
+    def clean(self, images: Tensor, sizes: Tensor | None = None) -> Tensor: ...
 
 
 class Undrawn:
@@ -39,11 +40,11 @@ class Undrawn:
     def __init__(self, views: Views):
         self.views = views
 
-    def draw(self, n: int, size: tuple[int, int], device: torch.device, sizes: Tensor | None = None) -> range:
-        return range(n)
+    def draw(self, n: int, size: tuple[int, int], device: torch.device, sizes: Tensor | None = None) -> range | Tensor:
+        return range(n) if sizes is None else sizes
 
-    def apply(self, images: Tensor, draws: object) -> Tensor:
-        return self.views(images)
+    def apply(self, images: Tensor, draws: range | Tensor) -> Tensor:
+        return self.views(images, draws) if isinstance(draws, Tensor) else self.views(images)
 
 
 class Images:
@@ -75,10 +76,19 @@ class Images:
         return (given.mean, given.std) if given.mean and given.std else self.data.moments()
 
     def views(self, **changes: object) -> Views:
-        """The augmentation of the configuration, or with other values."""
+        """The augmentation of the configuration, or with other values.
+
+        Raises:
+            UserError: it is somebody else's and takes images of one size alone, where these have several.
+        """
         section = self.config.augment.model_copy(update=changes)
         mean, std = self.moments
-        return cast(Views, instantiate(section, mean=mean, std=std))
+        views = cast(Views, instantiate(section, mean=mean, std=std))
+        if self.config.data.packed == "jpeg" and not (_takes_sizes(views) and _takes_sizes(views.clean)):
+            raise UserError(
+                f"augment={section.name} takes no sizes of images: give data.packed=raw, or see docs/extend.md"
+            )
+        return views
 
     def drawn_views(self) -> DrawnViews:
         """The augmentation as a training takes it: what is drawn apart from what is computed.
@@ -198,6 +208,11 @@ def two_images(data: Dataset) -> Tensor:
 def _side(images: AnyImages) -> int:
     """Of images, in pixels; the longest where they have several sizes."""
     return images.shape[-1] if isinstance(images, Tensor) else images.side
+
+
+def _takes_sizes(function: Callable[..., Tensor]) -> bool:
+    """Whether it takes images of several sizes, given as `sizes`."""
+    return "sizes" in inspect.signature(function).parameters
 
 
 def _check_images(config: Config, data: Dataset) -> None:
