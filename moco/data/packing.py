@@ -178,7 +178,7 @@ def _decode(part: "Part", words: Sequence[bytes], rows: Sequence[int], source: S
         try:
             for row in rows:
                 waiting.append((row, pool.submit(read, row)))
-                if len(waiting) == AHEAD:
+                while waiting and (len(waiting) == AHEAD or waiting[0][1].done()):
                     put()
             while waiting:
                 put()

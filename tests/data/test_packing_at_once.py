@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -127,6 +128,44 @@ def test_a_holder_that_gives_signs_of_life_is_waited_for(
 
     with pytest.raises(KeyboardInterrupt), io.locked(tmp_path / "lock", look, silence=5.0):
         pytest.fail("went on beside the holder")
+
+
+# Packs root/ as one kind or the other, and is killed when it is about to decode 30.png and 20 images are written.
+KILLED = """
+import os, signal, sys
+from moco.data import load_image_folder, pack, packing
+def until(read):
+    def stopped(path, size):
+        if path.endswith("30.png"):
+            while os.path.getsize(f"root/.moco/.6-{sys.argv[1]}.pack.rows") < 20 * pack.RECORD.itemsize:
+                pass
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(path, size)
+    return stopped
+packing.read_image, packing.read_small = until(packing.read_image), until(packing.read_small)
+load_image_folder("root", 6, sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("kind", ["raw", "jpeg"])
+def test_a_kill_loses_nothing_that_is_packed(
+    kind: Literal["raw", "jpeg"], root: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert start("-c", KILLED, kind).wait(60) == -signal.SIGKILL
+    names: list[str] = []
+    for word in ("read_image", "read_small"):
+        read = getattr(packing, word)
+        monkeypatch.setattr(
+            packing, word, lambda path, size, read=read: names.append(Path(path).name) or read(path, size)
+        )
+    load_image_folder(str(root), 6, kind)
+    assert "30.png" in names and len(names) <= N - 20
+    [whole] = (root / ".moco").glob("*.pack")
+    assert [*(root / ".moco").glob(".*")] == [root / ".moco" / f".{whole.name}.lock"]
+    content = whole.read_bytes()
+    whole.unlink()
+    load_image_folder(str(root), 6, kind)
+    assert whole.read_bytes() == content  # of one that was never killed
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
