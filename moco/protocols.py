@@ -13,6 +13,8 @@ class Protocol:
         words: at the beginning of a sentence.
         probe: the choice of the config group `probe` that stands for it; None for kNN.
         recipe_key: under which a recipe quotes the published numbers; None where nobody publishes by it.
+        views: whether a classifier is fitted to augmented views, not to features computed once.
+        share: of the labels that it uses.
     """
 
     prefix: str
@@ -20,6 +22,8 @@ class Protocol:
     words: str
     probe: str | None = None
     recipe_key: str | None = None
+    views: bool = False
+    share: float = 1.0
 
     def metric(self, k: int = 1) -> str:
         """The name of its top-k accuracy, in percent."""
@@ -29,20 +33,73 @@ class Protocol:
     def top1(self) -> str:
         return self.metric(1)
 
+    @property
+    def spread(self) -> str:
+        """The name of the standard deviation of top-1 over draws of the labels, where there are several."""
+        return f"{self.prefix}/top1_std"
+
 
 KNN = Protocol("knn", "kNN", "kNN", recipe_key="knn")  # on the backbone's features
 KNN_HEAD = Protocol("knn_head", "kNN (head)", "kNN on the head's output")
-LINEAR = Protocol("linear", "Linear", "Linear evaluation", probe="augmented", recipe_key="linear")
-LINEAR_CACHED = Protocol("linear_cached", "Linear (cached)", "Linear evaluation on cached features", probe="cached")
+LINEAR = Protocol("linear", "Linear", "Linear evaluation", "augmented", "linear", views=True)
+LINEAR_CACHED = Protocol("linear_cached", "Linear (cached)", "Linear evaluation on cached features", "cached")
 LINEAR_MOCO = Protocol(
-    "linear_moco", "Linear (MoCo's)", "Linear evaluation as MoCo's authors do it", "moco", recipe_key="linear_moco"
+    "linear_moco", "Linear (MoCo's)", "Linear evaluation as MoCo's authors do it", "moco", "linear_moco", views=True
 )
 LINEAR_SIMCLR = Protocol(
-    "linear_simclr", "Linear (SimCLR's)", "Linear evaluation as SimCLR's authors do it", "simclr", "linear_simclr"
+    "linear_simclr",
+    "Linear (SimCLR's)",
+    "Linear evaluation as SimCLR's authors do it",
+    "simclr",
+    "linear_simclr",
+    views=True,
 )
+LINEAR_GRID = Protocol("linear_grid", "Linear (grid)", "Linear evaluation with settings chosen from a grid", "grid")
+FEWSHOT_1 = Protocol("fewshot_1", "Linear (1 %)", "Linear evaluation with 1 % of the labels", "fewshot", share=0.01)
+FEWSHOT_10 = Protocol("fewshot_10", "Linear (10 %)", "Linear evaluation with 10 % of the labels", "fewshot", share=0.1)
 
 GUESSED = "is what guessing gives"  # said of a kNN top-1 that tells of a collapse
 
-TABULATED = (KNN, LINEAR, LINEAR_CACHED, LINEAR_MOCO, LINEAR_SIMCLR)  # in the order of tables
-LINEAR_PROTOCOLS = {p.probe: p for p in TABULATED if p.probe}  # by the choice of probe
+TABULATED = (  # in the order of tables
+    KNN, LINEAR, LINEAR_CACHED, LINEAR_MOCO, LINEAR_SIMCLR, LINEAR_GRID, FEWSHOT_1, FEWSHOT_10,
+)  # fmt: skip
 ACCURACIES = tuple(p.metric(k) for p in (*TABULATED, KNN_HEAD) for k in (1, 5))
+
+
+def of_probe(probe: str) -> tuple[Protocol, ...]:
+    """The protocols that a choice of probe gives the numbers of; where the first has them, all have."""
+    return tuple(protocol for protocol in TABULATED if protocol.probe == probe)
+
+
+LINEAR_PROTOCOLS = {p.probe: of_probe(p.probe)[0] for p in TABULATED if p.probe}  # the first of each choice of probe
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is measured on features without labels, at every evaluation by kNN.
+
+    Attributes:
+        key: its name in metrics.jsonl, in result.json and at W&B.
+        title: in tables and charts.
+        higher: whether its authors take more of it for better.
+    """
+
+    key: str
+    title: str
+    higher: bool
+
+
+def _measures(suffix: str = "", where: str = "") -> dict[str, Measure]:
+    return {
+        name: Measure(f"repr/{name}{suffix}", f"{title}{where}", higher)
+        for name, title, higher in (
+            ("rankme", "RankMe", True),
+            ("alignment", "Alignment", False),
+            ("uniformity", "Uniformity", False),
+        )
+    }
+
+
+REPRESENTATION = _measures()  # of the backbone's features
+REPRESENTATION_HEAD = _measures("_head", " (head)")
+MEASURES = {measure.key: measure for measure in (*REPRESENTATION.values(), *REPRESENTATION_HEAD.values())}

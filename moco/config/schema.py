@@ -24,6 +24,8 @@ ARGUMENTS_AS_BEFORE: dict[str, Json] = {
     "BarlowTwins.splits": 1,
     "NPID.splits": 1,
     "SimCLR.splits": 1,
+    "method.head_out_norm": False,
+    "model.zero_init_residual": False,
 }
 
 
@@ -106,6 +108,7 @@ class Method(Component):
     head_layers: Literal[1, 2, 3] | None = None
     hidden_dim: int | None = Field(None, gt=0)
     head_norm: bool | None = None
+    head_out_norm: bool | None = None
     splits: int | None = Field(None, ge=1)
     off_diagonal: float | None = Field(None, ge=0)
     loss_scale: float | None = Field(None, gt=0)
@@ -124,6 +127,7 @@ class Model(Component):
     architecture: str | None = None
     stem: Literal["cifar", "imagenet"] | None = None
     pretrained: bool = False
+    zero_init_residual: bool | None = None
     widths: list[Annotated[int, Field(ge=1)]] | None = Field(None, min_length=1)
     stem_stride: int | None = Field(None, ge=1)
     pooled: int | None = Field(None, ge=1)
@@ -268,13 +272,17 @@ class Augmentation(Component):
 
 
 class Probe(Section):
-    """Linear evaluation; of the keys after weight_decay those that its source needs."""
+    """Linear evaluation; of the keys after batch_size those that its choice needs."""
 
-    name: Literal["augmented", "cached", "moco", "simclr"]
+    name: Literal["augmented", "cached", "moco", "simclr", "grid", "fewshot"]
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
-    lr: float = Field(gt=0, le=MOST_LR)
-    weight_decay: float = Field(ge=0, le=MOST_LR)
+    lr: float | None = Field(None, gt=0, le=MOST_LR)
+    weight_decay: float | None = Field(None, ge=0, le=MOST_LR)
+    lrs: list[Annotated[float, Field(gt=0, le=MOST_LR)]] | None = Field(None, min_length=1)
+    weight_decays: list[Annotated[float, Field(ge=0, le=MOST_LR)]] | None = Field(None, min_length=1)
+    held_out: float | None = Field(None, gt=0, le=0.5)
+    draws: int | None = Field(None, ge=1)
     scale_lr: bool | None = None
     momentum: float | None = Field(None, ge=0, lt=1)
     nesterov: bool | None = None
@@ -284,6 +292,10 @@ class Probe(Section):
 
     @model_validator(mode="after")
     def _together(self) -> Self:
+        needed = ["lrs", "weight_decays", "held_out"] if self.chooses else ["lr", "weight_decay"]
+        needed += ["draws"] if self.name == "fewshot" else []
+        if missing := [f"probe.{key}" for key in needed if getattr(self, key) is None]:
+            raise ValueError("\n".join(f"{key} is missing: give {key}=..." for key in missing))
         if self.nesterov and not self.momentum:
             raise ValueError("probe.nesterov=true needs a probe.momentum above 0: give one, or probe.nesterov=false")
         if bool(self.milestones) != (self.schedule == "step"):
@@ -291,6 +303,11 @@ class Probe(Section):
                 "probe.milestones belong to probe.schedule=step: give both, or probe.milestones=null and another schedule"
             )
         return self
+
+    @property
+    def chooses(self) -> bool:
+        """Whether it tries a grid of settings and chooses one."""
+        return self.name in ("grid", "fewshot")
 
     def settings(self) -> dict[str, Json]:
         """What was set, for files: keys without a value are left out."""

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -155,11 +155,21 @@ class LinearFitting(Fitting):
 OnStep: TypeAlias = Callable[[Fitting], None]  # what it raises ends the training
 
 
+class Batch(NamedTuple):
+    """The images of a step, int64 [B]: on the CPU, and the same on the device of the labels."""
+
+    on_cpu: Tensor
+    on_device: Tensor
+
+
+Ready: TypeAlias = Callable[[int], Tensor]  # the features [B, D] of a batch that has been begun, at its step
+
+
 def fit(
     fitting: Fitting,
     labels: Tensor,
     *,
-    begin: Callable[[Tensor], Callable[[int], Tensor]],
+    begin: Callable[[Batch], Ready],
     on_step: OnStep | None = None,
     start: FittingState | None = None,
 ) -> None:
@@ -167,7 +177,7 @@ def fit(
 
     Args:
         labels: int [N].
-        begin: begins a batch of images, int64 [B]; what it returns gives their features [B, D] for a step.
+        begin: begins to make the features of a batch, some steps before they are needed.
         on_step: called after each step.
         start: the `Fitting.state` to continue from, of a call with the same arguments.
 
@@ -177,29 +187,28 @@ def fit(
     labels = labels.long()
     if start:
         fitting.load(start)
-    coming = deque[tuple[Tensor, Callable[[int], Tensor]]]()
-    for index in _batches(fitting, labels):
-        coming.append((index, begin(index)))
+    coming = deque[tuple[Batch, Ready]]()
+    for batch in _batches(fitting, labels):
+        coming.append((batch, begin(batch)))
         if len(coming) > AHEAD:
             _step(fitting, labels, *coming.popleft(), on_step)
-    for index, ready in coming:
-        _step(fitting, labels, index, ready, on_step)
+    for batch, ready in coming:
+        _step(fitting, labels, batch, ready, on_step)
 
 
-def _batches(fitting: Fitting, labels: Tensor) -> Iterator[Tensor]:
-    """The images of each step that is left, int64 [B]."""
+def _batches(fitting: Fitting, labels: Tensor) -> Iterator[Batch]:
+    """The batches of the steps that are left."""
     settings, begun = fitting.settings, fitting.step
     for epoch in range(begun // fitting.per_epoch, settings.epochs):
         generator = torch.Generator().manual_seed(step_seed(settings.seed, "probe order", epoch))
-        order = torch.randperm(len(labels), generator=generator).to(labels.device)  # [N]
-        skipped = max(0, begun - epoch * fitting.per_epoch)
-        yield from torch.split(order, min(settings.batch_size, len(order)))[skipped:]
+        order = torch.randperm(len(labels), generator=generator)  # [N]
+        size, skipped = min(settings.batch_size, len(order)), max(0, begun - epoch * fitting.per_epoch)
+        pairs = zip(torch.split(order, size), torch.split(order.to(labels.device), size))
+        yield from [Batch(*pair) for pair in pairs][skipped:]
 
 
-def _step(
-    fitting: Fitting, labels: Tensor, index: Tensor, ready: Callable[[int], Tensor], on_step: OnStep | None
-) -> None:
-    fitting.train_step(ready(fitting.step), labels[index])
+def _step(fitting: Fitting, labels: Tensor, batch: Batch, ready: Ready, on_step: OnStep | None) -> None:
+    fitting.train_step(ready(fitting.step), labels[batch.on_device])
     if on_step:
         on_step(fitting)
     if fitting.step % fitting.per_epoch == 0:

@@ -2,17 +2,24 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from moco.data.pixels import fetch, sizes_of
+from moco.data.pixels import AnyImages, fetch, sizes_of
 from moco.evaluation.accuracy import Accuracy
 from moco.evaluation.features import Labelled, features
-from moco.evaluation.fitting import FittingState, LinearFitting, OnStep, ProbeSettings, fit
+from moco.evaluation.fitting import Batch, FittingState, LinearFitting, OnStep, ProbeSettings, Ready, fit
 from moco.ranks import collect, own
 from moco.seeding import step_seed
+
+
+class Images(NamedTuple):
+    """Images uint8 [N, C, H, W], in memory or on disk, with their labels, int [N] in [0, num_classes)."""
+
+    x: AnyImages
+    labels: Tensor
 
 
 class Views(Protocol):
@@ -61,17 +68,17 @@ def standardised(train: Tensor, *others: Tensor) -> list[Tensor]:
     return [(part - mean) / deviation for part in (train, *others)]
 
 
-def looked_up(x: Tensor) -> Callable[[Tensor], Callable[[int], Tensor]]:
+def looked_up(x: Tensor) -> Callable[[Batch], Ready]:
     """What `fit` takes for features [N, D] that are there."""
-    return lambda index: lambda step: x.index_select(0, index)
+    return lambda batch: lambda step: x.index_select(0, batch.on_device)
 
 
 def linear_probe_augmented(
     encode: Callable[[Tensor], Tensor],
     views: Views,
     preprocess: Callable[..., Tensor],
-    train: Labelled,
-    test: Labelled,
+    train: Images,
+    test: Images,
     settings: ProbeSettings,
     *,
     on_step: OnStep | None = None,
@@ -88,23 +95,21 @@ def linear_probe_augmented(
         encode: images [B, C, H, W] -> features [B, D].
         views: uint8 batch -> augmented float batch, random by torch's global generator, which is seeded at each step.
         preprocess: uint8 batch, and the sizes of its images where they have several -> float batch, for the test images.
-        train, test: images uint8 [N, C, H, W].
-
     The other arguments and the result are those of `linear_probe_cached`.
     """
 
-    def begin(index: Tensor) -> Callable[[int], Tensor]:
-        n, mine = len(index), own(len(index))
-        rows = mine.stop - mine.start
-        share = mine if rows else slice(0, 1)  # one image, since an encoder may not take none
-        load, sizes = fetch(train.x, index[share]), sizes_of(train.x, index)
+    def begin(batch: Batch) -> Ready:
+        rows = batch.on_device if isinstance(train.x, Tensor) else batch.on_cpu
+        n, mine = len(rows), own(len(rows))
+        share = mine if mine.stop > mine.start else slice(0, 1)  # one image, since an encoder may not take none
+        load, sizes = fetch(train.x, rows[share]), sizes_of(train.x, rows)
 
         @torch.no_grad()
         def encoded(step: int) -> Tensor:
             images = load().x
             torch.manual_seed(step_seed(settings.seed, "probe step", step))
             draws = views.draw(n, (images.shape[-2], images.shape[-1]), images.device, sizes)
-            return collect(encode(views.apply(images, draws[share])).float()[:rows], n)
+            return collect(encode(views.apply(images, draws[share])).float()[: mine.stop - mine.start], n)
 
         return encoded
 

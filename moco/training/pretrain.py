@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moco.config.schema import Config, LinearEval
+from moco.config.schema import Config, LinearEval, Tracking
 from moco.errors import UserError
 from moco.io import Json
 from moco.protocols import GUESSED, KNN, LINEAR_PROTOCOLS, TABULATED, Protocol
@@ -110,12 +110,20 @@ def scored(result: Mapping[str, Json], protocol: Protocol) -> bool:
 
 def summary(result: Mapping[str, Json]) -> str:
     """The result's accuracies in one line."""
-    shown = [
-        f"{protocol.title} {number(result, protocol.metric(1)):.2f} / {number(result, protocol.metric(5)):.2f}"
-        for protocol in TABULATED
-        if scored(result, protocol)
-    ]
+    shown = [_shown(result, protocol) for protocol in TABULATED if scored(result, protocol)]
     return ", ".join(shown) + " (top-1 / top-5, %)" if shown else "not evaluated, as its data has no labels"
+
+
+def _shown(result: Mapping[str, Json], protocol: Protocol) -> str:
+    """The accuracies by one protocol, with the spread over draws and the settings that were chosen where there are any."""
+    spread = f" ± {number(result, protocol.spread):.2f}" if protocol.spread in result else ""
+    found = result.get("probes")
+    used = found.get(protocol.probe or "") if isinstance(found, dict) else None
+    chosen = used.get("chosen") if isinstance(used, dict) else None
+    settings = [f"{key}={chosen[key]:g}" for key in ("lr", "weight_decay")] if isinstance(chosen, dict) else []
+    said = f" with {' '.join(settings)}" if settings else ""
+    top1, top5 = (number(result, protocol.metric(k)) for k in (1, 5))
+    return f"{protocol.title} {top1:.2f}{spread} / {top5:.2f}{said}"
 
 
 def number(content: Mapping[str, Json], key: str) -> float:
@@ -134,7 +142,8 @@ def _train(config: Config, run: Run, place: Place, rungs: "Rungs | None") -> dic
     """Builds, trains, evaluates and writes result.json; nothing is written before all has been built."""
     from moco.runs import provenance
     from moco.tracking.environment import check_environment
-    from moco.training.components import Components, knn_evaluation, two_images
+    from moco.training.components import Components, two_images
+    from moco.training.evaluation import evaluation
     from moco.training.signals import Signals
     from moco.training.trainer import Trainer
     from moco.training.trial import try_method
@@ -163,7 +172,7 @@ def _train(config: Config, run: Run, place: Place, rungs: "Rungs | None") -> dic
                 keep(run, parts.data_described)
                 provenance.record(run.folder, parts.device, "bf16" if parts.bf16 else "fp32")
                 (run.folder / "error.txt").unlink(missing_ok=True)
-            with open_tracker(config.tracker, run, config, "train", place) if first() else Tracker() as tracker:
+            with tracking(config.tracker, run, config, "train", place) as tracker:
                 trainer = Trainer(
                     config,
                     run,
@@ -173,7 +182,7 @@ def _train(config: Config, run: Run, place: Place, rungs: "Rungs | None") -> dic
                     optimizer=optimizer,
                     schedule=schedule,
                     views=parts.drawn_views(),
-                    evaluate=knn_evaluation(parts, method, views),
+                    evaluate=evaluation(parts, method, views),
                     autocast=parts.autocast,
                     tracker=tracker,
                     rungs=rungs,
@@ -197,6 +206,11 @@ def holding(
         return
     with run.lease(what, str(device), place, lambda: signals.received) as lease:
         yield lease
+
+
+def tracking(asked: Tracking, run: Run, config: Config, what: str, place: Place) -> Tracker:
+    """The tracker of rank 0; the others keep nothing."""
+    return open_tracker(asked, run, config, what, place) if first() else Tracker()
 
 
 def refuse_ranks(config: Config) -> None:

@@ -10,11 +10,12 @@ from small_images import Views, images, to_float
 from moco.evaluation.features import Labelled
 from moco.evaluation.fitting import LinearFitting
 from moco.evaluation.linear_probe import linear_probe_augmented
-from moco.training.linear_eval import fitted_by
+from moco.training.classifiers import fitted_by
 
 
 def settings(probe, *words):
-    return fitted_by(checked(f"probe={probe}", "tracker=none", *words).evaluation(), num_classes=3)
+    asked = checked(f"probe={probe}", "tracker=none", *words).evaluation()
+    return fitted_by(asked.probe, num_classes=3, seed=asked.seed)
 
 
 def test_settings_are_those_of_the_sources():

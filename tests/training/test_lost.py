@@ -9,8 +9,7 @@ import pytest
 from moco.config.schema import Config
 from moco.runs.lease import Lost
 from moco.runs.run import Run
-from moco.training import linear_eval as evaluation
-from moco.training import trainer
+from moco.training import classifiers, trainer
 from moco.training.linear_eval import linear_eval
 from moco.training.pretrain import train
 
@@ -51,15 +50,15 @@ def test_a_linear_evaluation_that_lost_its_run_leaves_it_as_it_is(tiny: Make, mo
     config = tiny("simclr", "epochs=1", "probe=cached", "probe.epochs=1")
     train(config)
     [folder] = [path.parent for path in Path(config.runs_dir).glob("*/lease.json")]
-    fit, before = evaluation.Evaluation.fit, list[dict[Path, bytes]]()
+    fit, before = classifiers.Evaluation.fit, list[dict[Path, bytes]]()
 
-    def fitted(self: evaluation.Evaluation) -> object:
+    def fitted(self: classifiers.Evaluation) -> object:
         accuracy = fit(self)
         take_over(Run(folder))
         before.append(contents(Run(folder)))
         return accuracy
 
-    monkeypatch.setattr(evaluation.Evaluation, "fit", fitted)
+    monkeypatch.setattr(classifiers.Evaluation, "fit", fitted)
     with pytest.raises(Lost):
         linear_eval(Run(folder), config.evaluation())
     assert contents(Run(folder)) == before[0]

@@ -14,12 +14,13 @@ from moco.augment import views as augment
 from moco.config.schema import Config
 from moco.errors import UserError
 from moco.evaluation import linear_probe
-from moco.protocols import LINEAR, LINEAR_CACHED, LINEAR_MOCO, Protocol
+from moco.protocols import LINEAR, LINEAR_CACHED, LINEAR_GRID, LINEAR_MOCO, Protocol
 from moco.runs.lease import Stopped
 from moco.runs.run import Run
 from moco.runs.state import State
 from moco.training import trainer
-from moco.training.components import Components, knn_evaluation
+from moco.training.components import Components
+from moco.training.evaluation import evaluation
 from moco.training.linear_eval import linear_eval
 from moco.training.pretrain import train, trainable
 from moco.training.trainer import Trainer
@@ -235,7 +236,7 @@ def test_numbers_that_the_data_is_too_small_for_write_nothing(tiny: Make, tmp_pa
 
 def test_best_epoch_is_kept_beside_the_last(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([{"knn/top1": 50.0, "knn/top5": 90.0}, {"knn/top1": 40.0, "knn/top5": 91.0}])
-    monkeypatch.setattr("moco.training.components.knn_evaluation", lambda *_: lambda: next(scores))
+    monkeypatch.setattr("moco.training.evaluation.evaluation", lambda *_: lambda: next(scores))
     assert train(tiny()) == 40.0
     result = only(tiny()).result
     assert result["knn/top1"] == 40.0 and result["best"] == {"knn/top1": 50.0, "epoch": 1}
@@ -269,9 +270,10 @@ def test_stopped_linear_evaluation_goes_on(tiny: Make, tmp_path: Path, monkeypat
     assert linear_eval(run, other) != want
 
 
-@pytest.mark.parametrize("protocol", [LINEAR, LINEAR_CACHED, LINEAR_MOCO])
+@pytest.mark.parametrize("protocol", [LINEAR, LINEAR_CACHED, LINEAR_MOCO, LINEAR_GRID])
 def test_linear_evaluation_joins_the_result_and_leaves_the_backbone_alone(protocol: Protocol, tiny: Make) -> None:
-    config = tiny("moco", f"probe={protocol.probe}", "probe.epochs=5", "probe.lr=0.02", "linear_eval=true")
+    lr = "probe.lrs=[0.02]" if protocol is LINEAR_GRID else "probe.lr=0.02"
+    config = tiny("moco", f"probe={protocol.probe}", "probe.epochs=5", lr, "linear_eval=true")
     train(config)
     run = only(config)
     assert 10 < run.result[protocol.metric(1)] <= run.result[protocol.metric(5)] <= 100
@@ -367,7 +369,7 @@ def test_nothing_is_made_on_another_device_than_the_images(method: str, tiny: Ma
         loss = model(views(images), views(images) if model.views == 2 else None, index)
         loss.backward()
         optimizer.step()
-        scores = knn_evaluation(parts, model, views)()
+        scores = evaluation(parts, model, views)()
         probed = probe_views(images)
     assert loss.device.type == probed.device.type == "cpu" and 0 <= scores["knn/top1"] <= 100
 
