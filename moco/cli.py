@@ -106,7 +106,7 @@ def status(given: Given) -> None:
 
 
 def add_logs(commands: Commands) -> None:
-    one = commands.add_parser("logs", help="the end of a run's log")
+    one = commands.add_parser("logs", help="the end of a run's log, and of those of its ranks")
     one.add_argument("name", help="id or folder")
     one.add_argument("--lines", type=count, default=40, help="how many (default: 40)")
     one.set_defaults(call=logs)
@@ -115,6 +115,8 @@ def add_logs(commands: Commands) -> None:
 def logs(given: Given) -> None:
     run = find(given.runs_dir, given.name)
     lines = run.log_tail(given.lines)
+    for rank, tail in run.rank_tails(given.lines).items():
+        lines += [f"rank {rank}:", *tail]
     if not lines:
         raise UserError(f"{run.folder} has no log: it was not started by a launcher, or has not begun")
     print("\n".join(lines))

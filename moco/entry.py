@@ -1,4 +1,7 @@
-"""The entry points train.py and linear_eval.py, also as `moco train` and `moco linear-eval`: compose, check, hand over."""
+"""The entry points train.py and linear_eval.py, also as `moco train` and `moco linear-eval`: compose, check, hand over.
+
+Under torchrun each rank composes for itself, and rank 0 speaks for all.
+"""
 
 import os
 import signal
@@ -22,11 +25,13 @@ from moco.errors import UserError, say
 from moco.io import Json
 from moco.output import forgive
 from moco.runs.lease import Stopped
+from moco.training.distributed import first, several
 
 if TYPE_CHECKING:
     from moco.launch.options import LauncherOptions
 
 T = TypeVar("T")
+SAYS = 5  # seconds
 NO_SETTINGS = ("hydra", "sweeps")  # words for launchers and sweepers
 
 
@@ -60,6 +65,8 @@ def typed(words: Sequence[str]) -> Config:
 def _start(name: str, schema: type[Config] | type[LinearEval], main: Callable[[], object]) -> None:
     """Hands over to Hydra; before that, words that are wrong are refused, and help is printed."""
     forgive()
+    if not first():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - as long as this process
     register_help(schema)
     run_or_exit(lambda: _prepared(name, schema, main))
 
@@ -104,7 +111,8 @@ def _train_or_launch(values: dict[str, Json]) -> float | None:
         return _launch(values, options)
     from moco.training.pretrain import train
 
-    return train(check(values, typed_keys(sys.argv[1:])))
+    config = check(values, typed_keys(sys.argv[1:]))
+    return _of_rank(lambda: train(config))
 
 
 def _launcher() -> "LauncherOptions | None":
@@ -158,7 +166,26 @@ def _evaluate(values: dict[str, Json]) -> float | None:
     from moco.runs.listing import find
     from moco.training.linear_eval import linear_eval
 
-    return linear_eval(find(asked.runs_dir, str(asked.run)), asked)
+    run = find(asked.runs_dir, str(asked.run))
+    return _of_rank(lambda: linear_eval(run, asked))
+
+
+def _of_rank(job: Callable[[], T]) -> T:
+    """Runs what ranks do together. Up to here all have come by the same words, and to the same errors, which rank 0 says."""
+    if several():
+        signal.signal(signal.SIGTERM, _end_soon)
+    try:
+        return job()
+    except UserError as error:
+        if first():
+            raise
+        say(UserError(f"rank {os.environ.get('RANK')}: {error}"))  # it has not met the others, which cannot say so
+        sys.exit(1)
+
+
+def _end_soon(number: int, frame: object) -> None:
+    """What torchrun sends where another rank has failed: time enough to say what this one knows, then SIGALRM ends it."""
+    signal.alarm(SAYS)
 
 
 def run_or_exit(job: Callable[[], T]) -> T:
@@ -167,10 +194,15 @@ def run_or_exit(job: Callable[[], T]) -> T:
         return job()
     except Stopped:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is saved: a second Ctrl-C is to change nothing
+        if not first():  # torchrun ends all as soon as one ends badly, and rank 0 may not be that far
+            sys.exit(0)
         raise
     except UserError as error:
+        if not first():  # rank 0 says the same
+            sys.exit(0)
         say(error)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        if first():
+            print("interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

@@ -26,6 +26,23 @@ def visible_gpus() -> list[str]:
     return [str(i) for i in range(_count(_installed()))]
 
 
+def slots(devices: Sequence[str], each: int) -> list[str]:
+    """The devices in groups of so many, as CUDA_VISIBLE_DEVICES names them; `idle` has the rest.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    if len(devices) < each:
+        there = f"there are {len(devices)} ({', '.join(devices)})" if devices else "this machine has none"
+        raise UserError(f"hydra.launcher.gpus_per_point={each} takes {each} GPUs, and {there}: give fewer, or 1")
+    return [",".join(devices[i : i + each]) for i in range(0, len(devices) - each + 1, each)]
+
+
+def idle(devices: Sequence[str], each: int) -> list[str]:
+    """The devices that fill no group of so many."""
+    return [*devices[len(devices) // each * each :]]
+
+
 def refuse_absent(devices: str | list[int | str]) -> None:
     """Refuses GPUs that this machine does not have, where the driver tells which it has.
 

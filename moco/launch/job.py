@@ -21,6 +21,7 @@ from moco.errors import UserError, say
 from moco.io import write_atomic
 from moco.launch import slurm_client as slurm
 from moco.launch.halving import Halving, Rungs
+from moco.launch.ranks import Others, join_tasks
 from moco.output import forgive
 from moco.protocols import KNN, LINEAR_PROTOCOLS, Protocol
 from moco.runs.lease import Held, Lost, Paused, Place, Stopped, born
@@ -28,6 +29,7 @@ from moco.runs.run import Run
 from moco.runs.settings import other_settings
 from moco.runs.state import State
 from moco.runs.sweep import Sweep
+from moco.training.distributed import first
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -146,14 +148,14 @@ class Task:
                 found.append(f"linear evaluation ({asked.probe.name}) is there with {different}: rerun=true repeats it")
         return found
 
-    def job(self, place: Place, launcher: "Process | None" = None, gpu: str | None = None) -> "Job":
+    def job(self, place: Place, launcher: "Process | None" = None, gpu: str | None = None, ranks: int = 1) -> "Job":
         """What travels to the process that does it."""
         place = replace(place, launch=self.launch)
         rungs = None
         if self.halving and self.config:
             sweep = Sweep(self.run.folder.parent, place.sweep or "")
             rungs = Rungs(self.run, sweep, self.halving, self.config.epochs, self.passed)
-        return Job(self.run, self.config is not None, self.evaluations, place, launcher, gpu, rungs)
+        return Job(self.run, self.config is not None, self.evaluations, place, launcher, gpu, rungs, ranks)
 
 
 class Process(NamedTuple):
@@ -177,6 +179,7 @@ class Job:
         launcher: the process that the job ends with; None: it goes on alone.
         gpu: what CUDA_VISIBLE_DEVICES is to name; None leaves it.
         rungs: where it may be paused.
+        ranks: so many processes work on it together, each on a device of its own.
     """
 
     run: Run
@@ -186,12 +189,15 @@ class Job:
     launcher: Process | None = None
     gpu: str | None = None
     rungs: Rungs | None = None
+    ranks: int = 1
 
     def __call__(self) -> None:
         """Works; puts its job of SLURM's back into the queue where time is up."""
         try:
             self.work()
         except Stopped as stopped:
+            if not first():  # srun ends all as soon as one ends badly, and rank 0 may not be that far
+                return
             if stopped.why == "SIGUSR2":
                 slurm.requeue(self.run)
             raise
@@ -213,15 +219,36 @@ class Job:
             signal.signal(signal.SIGTERM, _ignore)
             signal.signal(signal.SIGCONT, _ignore)
             signal.signal(signal.SIGUSR2, _leave)  # time is up before it has begun
+            if self.ranks > 1:
+                join_tasks()
         try:
-            self._work(self._place())
+            with self._other_ranks():
+                self._work(self._place())
         except Held as held:
             print(held)
         except UserError as error:  # error.txt has it; submitit would add its own traceback
             say(error)
             sys.exit(1)
         except Paused as paused:
-            print(f"{self.run.folder}: {paused}")
+            if first():
+                print(f"{self.run.folder}: {paused}")
+
+    def _other_ranks(self) -> contextlib.AbstractContextManager[object]:
+        """The other ranks as children of this process, where the launcher of this machine wants several."""
+        here = self.launcher and self.ranks > 1
+        return Others(self.run, self.ranks, self.follow) if here else contextlib.nullcontext()
+
+    def follow(self) -> None:
+        """Works as another rank than 0, whose child this process is."""
+        forgive()
+        signal.signal(signal.SIGTERM, _leave)
+        try:
+            self._work(self._place())
+        except UserError as error:
+            say(error)
+            sys.exit(1)
+        except Paused:
+            pass
 
     def _place(self) -> Place:
         return replace(
@@ -250,7 +277,8 @@ class Job:
         except (Held, Lost, Stopped):
             raise
         except BaseException as error:
-            self.run.fail(error)
+            if first():
+                self.run.fail(error)
             raise
 
     def checkpoint(self) -> "DelayedSubmission":

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 from moco.errors import UserError
 from moco.launch import budget
 from moco.launch import slurm_client as slurm
-from moco.launch.gpus import chosen_gpus
+from moco.launch.gpus import chosen_gpus, slots
 from moco.launch.job import Process, Task, environment, python_path
 from moco.launch.live import Screen, Sight
 from moco.launch.options import LocalOptions
@@ -39,7 +39,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Slot(NamedTuple):
-    """A place for one job: its GPU as CUDA_VISIBLE_DEVICES names it (None: no GPU), and a name for people."""
+    """A place for one job: its GPUs as CUDA_VISIBLE_DEVICES names them (None: no GPU), and a name for people."""
 
     gpu: str | None
     name: str
@@ -97,9 +97,9 @@ class LocalLauncher:
         self.options, self.sweep = options, sweep
         gpus, cores = chosen_gpus(options.devices), len(os.sched_getaffinity(0))
         jobs = options.jobs_per_device or (1 if gpus else min(cores, CPU_JOBS))
-        self.threads = options.cpus_per_task or max(1, cores // (jobs * max(1, len(gpus))))
-        devices: list[str | None] = [*gpus] or [None]
+        devices: list[str | None] = [*slots(gpus, options.ranks)] if gpus or options.ranks > 1 else [None]
         self.slots = [Slot(gpu, f"{gpu or 'cpu'}.{i}") for i in range(jobs) for gpu in devices]
+        self.threads = options.cpus_per_task or max(1, cores // (len(self.slots) * options.ranks))
         self.stopped: str | None = None  # why no more jobs are started
         self.told: float | None = None  # when a signal first asked to stop
         self.said = False
@@ -189,7 +189,9 @@ class LocalLauncher:
         )
         wait = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve whatever shares the machine
         before, first = _token(task), stands(task)
-        work = task.job(Place(self.sweep.name, task.varies, slot=slot.name), Process.this(), slot.gpu)
+        work = task.job(
+            Place(self.sweep.name, task.varies, slot=slot.name), Process.this(), slot.gpu, self.options.ranks
+        )
         # Ctrl-C reaches the whole terminal: the job's controller must not take it for an order to kill.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
@@ -198,7 +200,8 @@ class LocalLauncher:
             assert isinstance(job, submitit.LocalJob)
         finally:
             signal.signal(signal.SIGINT, handler)
-        task.run.note_job(job.job_id, job.paths.stdout, "local", self.sweep.name, task.varies)
+        log, ranks = job.paths.stdout, self.options.ranks
+        task.run.note_job(job.job_id, log, "local", self.sweep.name, task.varies, ranks=ranks)
         self.running.append(Running(task, slot, job, time.time(), before, first))
 
     def _collect(self) -> None:

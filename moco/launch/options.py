@@ -1,9 +1,11 @@
 """What a launcher can be told: `hydra.launcher.*`, typed. Names that hydra-submitit-launcher has mean the same here."""
 
+import os
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from moco.errors import UserError
+from moco.training.distributed import several
 
 Parameter: TypeAlias = bool | int | float | str | None  # of sbatch
 
@@ -18,7 +20,7 @@ class LauncherOptions:
         fail_fast: stop after so many failures; 0 = never.
         snapshot: run from a copy of the tracked code.
         timeout_min: minutes that a job may take; None: no limit.
-        cpus_per_task: cores of a job; None: the launcher's choice.
+        cpus_per_task: cores of each process; None: the launcher's choice.
         signal_delay_s: seconds between the warning that time is up and the end.
         setup: shell lines before the job.
         halving: at each rung the best one of so many configurations goes on, the others are paused; None: all go on.
@@ -56,6 +58,11 @@ class LauncherOptions:
                 f"timeout_min={self.timeout_min}: the warning would come at the start"
             )
 
+    @property
+    def ranks(self) -> int:
+        """The processes of a point, each on a device of its own."""
+        return 1
+
 
 @dataclass
 class LocalOptions(LauncherOptions):
@@ -64,17 +71,28 @@ class LocalOptions(LauncherOptions):
     Attributes:
         devices: auto, cpu, or a list of GPUs as CUDA_VISIBLE_DEVICES names them.
         jobs_per_device: None: one on a GPU; without GPUs one per core, at most eight.
+        gpus_per_point: so many of the devices are one slot, whose point they train together.
     """
 
     devices: Any = "auto"  # OmegaConf knows no union of text and list
     jobs_per_device: int | None = None
+    gpus_per_point: int = 1
+
+    @property
+    def ranks(self) -> int:
+        return self.gpus_per_point
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least(1, jobs_per_device=self.jobs_per_device)
+        _at_least(1, jobs_per_device=self.jobs_per_device, gpus_per_point=self.gpus_per_point)
         if self.devices not in ("auto", "cpu") and not (isinstance(self.devices, list) and self.devices):
             raise UserError(
                 f"hydra.launcher.devices={self.devices} should be auto, cpu or a list of GPUs such as [0,1]"
+            )
+        if self.devices == "cpu" and self.gpus_per_point > 1:
+            raise UserError(
+                f"hydra.launcher.gpus_per_point={self.gpus_per_point} takes several devices, and devices=cpu is one: leave "
+                "one of them out"
             )
 
 
@@ -87,7 +105,8 @@ class SlurmOptions(LauncherOptions):
         array_parallelism: how many jobs may run at a time.
         points_per_job: how many points share a job: its cores, memory, GPUs and time; a process each.
         name: of the jobs, in SLURM's queue.
-        mem_gb: memory of a job.
+        nodes, tasks_per_node: of a point, whose processes its tasks are.
+        mem_gb: memory of a job, on each of its nodes.
         additional_parameters: more of sbatch's: +hydra.launcher.additional_parameters.reservation=mine.
     """
 
@@ -114,10 +133,16 @@ class SlurmOptions(LauncherOptions):
     srun_args: list[str] | None = None
     additional_parameters: dict[str, Parameter] = field(default_factory=dict)
 
+    @property
+    def ranks(self) -> int:
+        return self.nodes * self.tasks_per_node
+
     def __post_init__(self) -> None:
         super().__post_init__()
         _at_least(
             1,
+            nodes=self.nodes,
+            tasks_per_node=self.tasks_per_node,
             array_parallelism=self.array_parallelism,
             points_per_job=self.points_per_job,
             gpus_per_node=self.gpus_per_node,
@@ -126,11 +151,22 @@ class SlurmOptions(LauncherOptions):
         )
         if self.mem_gb is not None and not 0 < self.mem_gb < 1e6:
             raise UserError(f"hydra.launcher.mem_gb={self.mem_gb} should be a number of GB greater than 0")
-        if (self.nodes, self.tasks_per_node) != (1, 1):
-            raise UserError("hydra.launcher.nodes and tasks_per_node are 1 for each point: a run is one process")
+        self._check_tasks()
         if self.fail_fast and not self.wait:
             raise UserError(
                 "hydra.launcher.fail_fast on SLURM takes a launcher that stays: add hydra.launcher.wait=true"
+            )
+
+    def _check_tasks(self) -> None:
+        if self.points_per_job > 1 and self.ranks > 1:
+            raise UserError(
+                f"hydra.launcher.points_per_job={self.points_per_job} lets points share one task, and nodes={self.nodes} "
+                f"tasks_per_node={self.tasks_per_node} gives each point several: leave one of them out"
+            )
+        if self.gpus_per_node is not None and self.gpus_per_node < self.tasks_per_node > 1:
+            raise UserError(
+                f"hydra.launcher.gpus_per_node={self.gpus_per_node} is less than tasks_per_node={self.tasks_per_node}, and "
+                "each task takes a GPU: give as many GPUs as tasks"
             )
 
 
@@ -141,11 +177,16 @@ def _at_least(least: int, **values: int | None) -> None:
 
 
 def known(options: object) -> LauncherOptions:
-    """The options, where they are those of a launcher of ours.
+    """The options, where they are those of a launcher of ours, and this process is alone.
 
     Raises:
-        UserError: they belong to a launcher that somebody else wrote.
+        UserError: they belong to a launcher that somebody else wrote; or torchrun, say, has started several of this process.
     """
+    if several():
+        raise UserError(
+            f"launchers start the processes of each point, and WORLD_SIZE={os.environ['WORLD_SIZE']} says that this is one "
+            "of several: start it alone (without torchrun), with hydra.launcher.gpus_per_point=2, say"
+        )
     if isinstance(options, LauncherOptions):
         return options
     raise UserError("give hydra/launcher=local or hydra/launcher=slurm: another launcher cannot do this")

@@ -17,13 +17,13 @@ from moco.io import Unwritable
 from moco.launch import budget
 from moco.launch import slurm_client as slurm
 from moco.launch.data import refuse_changed, refuse_missing
-from moco.launch.gpus import refuse_absent
+from moco.launch.gpus import chosen_gpus, idle, refuse_absent, slots
 from moco.launch.halving import Halving
 from moco.launch.job import Task
 from moco.launch.local import LocalLauncher
 from moco.launch.models import refuse_models
 from moco.launch.options import LauncherOptions, LocalOptions, SlurmOptions
-from moco.launch.preflight import collected, in_vain, merged
+from moco.launch.preflight import collected, in_vain, merged, refuse_unshared
 from moco.launch.slurm import SlurmLauncher
 from moco.runs.lease import EXIT_STOPPED
 from moco.runs.run import Run
@@ -83,6 +83,8 @@ def launch(
     """
     if isinstance(options, LocalOptions):
         refuse_absent(options.devices)
+        _refuse_few(options)
+    refuse_unshared(tasks, options.ranks)
     if line := in_vain(tasks):
         print(line)
     tasks = merged(tasks)
@@ -92,7 +94,9 @@ def launch(
     if not rerun:
         refuse_changed(tasks)
     if options.dry_run:
-        print("\n".join([dry_run(tasks, rerun, sweep), *(budget.expected(tasks, halving) if halving else [])]))
+        shared = [f"each point takes {options.ranks} devices"] * (options.ranks > 1)
+        expected = budget.expected(tasks, halving) if halving else []
+        print("\n".join([dry_run(tasks, rerun, sweep), *shared, *expected]))
         gc.freeze()  # else Python looks for cycles in all that was loaded before it ends, a twelfth of the command
         return {task.run.folder: State.DONE for task in tasks}
     launcher, names = make(options, sweep), [task.run.folder.name for task in tasks]
@@ -115,6 +119,19 @@ def launch(
             f"{budget.spent(runs)} are trained; {paused} of {counted(len(runs), 'run')} are paused: without halving they go on"
         )
     return ends
+
+
+def _refuse_few(options: LocalOptions) -> None:
+    """Refuses points that take more devices than there are; says which devices none of them takes.
+
+    Raises:
+        UserError: so it is.
+    """
+    if options.gpus_per_point > 1:
+        gpus, each = chosen_gpus(options.devices), options.gpus_per_point
+        slots(gpus, each)
+        if left := idle(gpus, each):
+            print(f"hydra.launcher.gpus_per_point={each} leaves {', '.join(left)} of the GPUs idle", file=sys.stderr)
 
 
 def _halved(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from moco.config.check import check, check_linear_eval, typed_keys
+from moco.config.ranks import problems
 from moco.config.refusals import in_one_line
 from moco.config.schema import Config, LinearEval, Tracking
 from moco.errors import UserError
@@ -71,6 +72,17 @@ def _apart(points: Sequence[Sequence[str]]) -> Callable[[Sequence[str]], str]:
     """Names a point by the words that others of the sweep lack; by all of its own where there is none."""
     shared = set(points[0]).intersection(*points[1:]) if len(points) > 1 else set()
     return lambda words: " ".join(word for word in words if word not in shared) or " ".join(words)
+
+
+def refuse_unshared(tasks: Sequence[Task], ranks: int) -> None:
+    """Refuses settings that so many devices of a point cannot share.
+
+    Raises:
+        UserError: a line for each, with its points.
+    """
+    asked = [(task.label, config) for task in tasks for config in (task.config, *task.evaluations) if config]
+    if found := dict.fromkeys((label, line) for label, config in asked for line in problems(config, ranks)):
+        raise UserError("\n".join(collected(found)))
 
 
 def alike(tasks: Sequence[Task], runs_dir: str, rerun: bool) -> tuple[str, bool]:

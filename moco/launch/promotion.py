@@ -1,5 +1,6 @@
 """The last small job of a halved sweep on SLURM: takes up the paused points that rank among the best by then."""
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -35,6 +36,8 @@ class Promotion:
     def __call__(self) -> None:
         from moco.launch.slurm import SlurmLauncher
 
+        if os.environ.get("SLURM_PROCID", "0") != "0":  # a job as large as a point's, where none smaller is taken
+            return
         forgive()
         for number in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(number, _leave)  # where it ends in the middle, it takes back what it has submitted
@@ -67,10 +70,11 @@ class Promotion:
 
 
 def small(parameters: dict[str, object]) -> dict[str, object]:
-    """sbatch's parameters for this job, made of those for a point: one core, no GPU, minutes."""
+    """sbatch's parameters for this job, made of those for a point: one task on one core, no GPU, minutes."""
     kept = {key: value for key, value in parameters.items() if "gpu" not in key and key not in ("gres", "srun_args")}
     minutes = parameters.get("time")
-    kept |= {"cpus_per_task": 1, "time": min(minutes, MINUTES) if isinstance(minutes, int) else MINUTES}
+    time = min(minutes, MINUTES) if isinstance(minutes, int) else MINUTES
+    kept |= {"nodes": 1, "ntasks_per_node": 1, "cpus_per_task": 1, "time": time}
     return {**kept, "job_name": f"{parameters.get('job_name')}-halving"} | ({"mem": "1GB"} if "mem" in kept else {})
 
 

@@ -204,18 +204,19 @@ class SlurmLauncher:
 
     def _work(self, group: Sequence[Task]) -> Job | Jobs:
         """What one job does."""
-        jobs = [task.job(Place(self.sweep.name, task.varies)) for task in group]
+        ranks = self.options.ranks
+        jobs = [task.job(Place(self.sweep.name, task.varies), ranks=ranks) for task in group]
         return jobs[0] if len(jobs) == 1 else Jobs(jobs, self.sweep.folder / "jobs")
 
     def _note(self, group: Sequence[Task], job: "Submitted[None]", earlier: Sequence[str]) -> None:
         """Keeps in the runs of one job which it is and where its log is."""
-        shared = job.paths.stdout if len(group) > 1 else ""
+        shared, ranks = job.paths.stdout if len(group) > 1 else "", self.options.ranks
         for i, task in enumerate(group):
             log = log_of(self.sweep.folder / "jobs", job.job_id, i) if shared else job.paths.stdout
             work = [protocol.prefix for protocol in task.protocols]
             beside = [other.run.folder.name for other in group if other is not task]
             task.run.note_job(
-                job.job_id, log, "slurm", self.sweep.name, task.varies, work, earlier, beside, shared_log=shared
+                job.job_id, log, "slurm", self.sweep.name, task.varies, work, earlier, beside, shared, ranks
             )
 
     def _send_promotion(self) -> None:
@@ -262,8 +263,11 @@ class SlurmLauncher:
         }
         if options.mem_gb:
             values["mem"] = f"{int(options.mem_gb * 1024)}MB"
-        if options.cpus_per_task:  # since SLURM 22.05 srun does not take it over from sbatch
-            values["srun_args"] = [f"--cpus-per-task={options.cpus_per_task}", *(options.srun_args or [])]
+        # Since SLURM 22.05 srun does not take it over from sbatch.
+        srun = [f"--cpus-per-task={options.cpus_per_task}"] if options.cpus_per_task else []
+        if options.ranks > 1:  # one that fails ends the others, and one that is done does not
+            srun += ["--kill-on-bad-exit=1", "--wait=0"]
+        values["srun_args"] = [*srun, *(options.srun_args or [])]
         values["array_parallelism"] = part.parallel
         values["dependency"] = part.dependency
         values["time"] = options.timeout_min  # None: the partition's own limit, where submitit would set five minutes

@@ -266,7 +266,8 @@ def explain(run: Run, state: State, queue: Queue) -> State:
     unheard = not _began(run, job)
     if state not in (State.KILLED, State.PENDING) and not unheard:
         return state
-    if any(NO_MEMORY.search(line) for line in [*run.log_tail(20), *run.log_tail(20, shared=True)]):
+    logs = [run.log_tail(20), run.log_tail(20, shared=True), *run.rank_tails(20).values()]
+    if any(NO_MEMORY.search(line) for lines in logs for line in lines):
         return State.OUT_OF_MEMORY
     end = queue.end(job.job) if shutil.which("squeue") else None
     if end is None or end == "COMPLETED":

@@ -56,13 +56,24 @@ class JobRecord:
     sweeps: list[str] = field(default_factory=list)  # other sweeps that count on it
     beside: list[str] = field(default_factory=list)  # folders of the other runs that share it
     shared_log: str = ""  # what the job itself says, where runs share it
+    ranks: int = 1  # processes that work on it together, each on a device of its own
     machine: str = ""  # of a local job
     born: str | None = None  # when its process started
+
+    @property
+    def logs(self) -> list[str]:
+        """The logs of its ranks; that of rank 0 is `log`."""
+        return [self.log, *(log_of_rank(self.log, rank) for rank in range(1, self.ranks))]
 
     @property
     def lives(self) -> bool:
         """Whether it is a local job of this machine whose process has not ended."""
         return self.born is not None and self.machine == machine() and born(int(self.job)) == self.born
+
+
+def log_of_rank(log: str, rank: int) -> str:
+    """The log of a rank beside that of rank 0, as submitit names them: 12_0_log.out, 12_1_log.out."""
+    return f"{log.removesuffix('_0_log.out')}_{rank}_log.out"
 
 
 class Run:
@@ -271,12 +282,15 @@ class Run:
         earlier: Sequence[str] = (),
         beside: Sequence[str] = (),
         shared_log: Path | str = "",
+        ranks: int = 1,
     ) -> None:
         """Keeps which job of which queue (local, slurm) will work here, where its log is, and what varies in its sweep."""
         before = self.job()
         label = label or (before.label if before else "")
         now = time.time()
-        record = JobRecord(job, str(log), queue, sweep, now, label, [*work], [*earlier], [], [*beside], str(shared_log))
+        record = JobRecord(
+            job, str(log), queue, sweep, now, label, [*work], [*earlier], [], [*beside], str(shared_log), ranks
+        )
         if queue == "local" and job.isdecimal():  # a process's id
             record.machine, record.born = machine(), born(int(job))
         write_json(self.folder / "job.json", dataclasses.asdict(record))
@@ -321,11 +335,14 @@ class Run:
         """
         job = self.job()
         log, of_job = (job.log, job.shared_log) if job else ("", "")
-        for path in [of_job] if shared else [log, self._path("error.txt"), of_job]:
-            with contextlib.suppress(OSError), open(path, "rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - 400 * n))
-                return file.read().decode(errors="replace").splitlines()[-n:]
-        return []
+        logs = [of_job] if shared else [log, self._path("error.txt"), of_job]
+        return next(filter(None, (_tail(path, n) for path in logs)), [])
+
+    def rank_tails(self, n: int) -> dict[int, list[str]]:
+        """The last n lines of the logs of its job's other ranks, which are silent as long as all is well; by rank."""
+        job = self.job()
+        tails = {rank: _tail(path, n) for rank, path in enumerate(job.logs if job else [])}
+        return {rank: tail for rank, tail in tails.items() if rank and tail}
 
     def warnings(self) -> list[str]:
         """What its job's log warns of, in the log's last megabyte; each line once."""
@@ -384,6 +401,14 @@ def _once(lines: list[dict[str, Json]]) -> list[dict[str, Json]]:
     for i, line in enumerate(lines):
         found[("epoch", line.get("epoch")) if "train/loss" in line else i] = line
     return list(found.values())
+
+
+def _tail(path: str, n: int) -> list[str]:
+    """The last n lines of a file, none where there is none."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 400 * n))
+        return file.read().decode(errors="replace").splitlines()[-n:]
+    return []
 
 
 def _mapping(text: bytes) -> dict[str, Json]:

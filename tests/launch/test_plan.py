@@ -211,7 +211,11 @@ def test_exit_codes() -> None:
         (lambda: SlurmOptions(timeout_min=0), "timeout_min=0 should be a whole number of at least 1"),
         (lambda: LocalOptions(fail_fast=-2), "fail_fast=-2 should be a whole number of at least 0"),
         (lambda: LocalOptions(devices=[]), r"devices=\[\] should be auto, cpu or a list of GPUs such as \[0,1\]"),
-        (lambda: SlurmOptions(nodes=2), "nodes and tasks_per_node are 1 for each point: a run is one process"),
+        (lambda: SlurmOptions(nodes=0), "nodes=0 should be a whole number of at least 1"),
+        (lambda: SlurmOptions(nodes=2, points_per_job=3), "points_per_job=3 lets points share one task, and nodes=2"),
+        (lambda: SlurmOptions(tasks_per_node=4, gpus_per_node=2), "gpus_per_node=2 is less than tasks_per_node=4"),
+        (lambda: LocalOptions(gpus_per_point=0), "gpus_per_point=0 should be a whole number of at least 1"),
+        (lambda: LocalOptions(gpus_per_point=2, devices="cpu"), "gpus_per_point=2 takes several devices"),
         (lambda: SlurmOptions(fail_fast=1), "fail_fast on SLURM takes a launcher that stays: add hydra.launcher.wait"),
     ],
 )
