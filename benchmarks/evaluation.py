@@ -4,9 +4,9 @@
 
 RUN is the folder of a finished run with its data and checkpoint; without one, recipe=quickstart is trained on digits first.
 
-kNN: moco.training.components.knn_evaluation, features of backbone and head of all images and both votes, against the
-backbone's forward passes over as many images, which are there as floats already. The memory is that of 1,000 queries against a
-million rows of 512, in addition to the rows themselves.
+kNN: moco.training.evaluation, features of backbone and head of all images, both votes and what is measured without labels,
+against the backbone's forward passes over as many images, which are there as floats already. The memory is that of 1,000
+queries against a million rows of 512, in addition to the rows themselves.
 Linear: 100 epochs on cached features, including the passes that compute them, against the augmented protocol, of which --epochs
 are run and the time of 100 is extrapolated; top-1 of both, and of scikit-learn's logistic regression on the same features.
 
@@ -64,12 +64,12 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
 def knn(parts: "Components", method: Any) -> dict[str, Any]:
     """Seconds of the evaluation and of the passes, in turns."""
     from moco.models.modes import eval_mode
-    from moco.training.components import knn_evaluation
+    from moco.training.evaluation import evaluation
 
     views = parts.views()
     images = torch.cat([parts.data.labelled()[0], parts.data.test_images])
     ready = views.clean(images[:500])
-    evaluate = knn_evaluation(parts, method, views)
+    evaluate = evaluation(parts, method, views)
 
     @torch.no_grad()
     def passes() -> None:

@@ -14,16 +14,13 @@ from moco.config.schema import Config
 from moco.data import Dataset
 from moco.data.pixels import AnyImages, fetch
 from moco.errors import UserError
-from moco.evaluation.features import Labelled, features
-from moco.evaluation.knn import knn
 from moco.models.cpu_kernels import guard_convolutions
-from moco.models.modes import channels_last, eval_mode
-from moco.protocols import KNN, KNN_HEAD
+from moco.models.modes import channels_last
 from moco.ranks import ranks
 from moco.training import memory
 from moco.training.device import choose_bf16, choose_device
 from moco.training.same_data import described
-from moco.training.trainer import DrawnViews, Method
+from moco.training.trainer import DrawnViews
 from moco.training.trial import try_backbone
 
 
@@ -237,36 +234,3 @@ def _check_images(config: Config, data: Dataset) -> None:
                 if share
                 else f"data={config.data.name} has no image {what}: {otherwise}"
             )
-
-
-def knn_evaluation(parts: Components, method: Method, views: Views) -> Callable[[], dict[str, float]]:
-    """A function that scores the method's backbone and head by weighted kNN, top-1 and top-5 in percent.
-
-    Where no image has a label there is no score.
-    """
-    config, data = parts.config, parts.data
-    if not data.classes:
-        return dict
-    bank, labels = data.labelled()
-
-    def encode(x: Tensor) -> tuple[Tensor, Tensor]:
-        with parts.autocast():
-            h = method.encoder(x)  # [B, D]
-            return h, method.head(h)
-
-    def evaluate() -> dict[str, float]:
-        with eval_mode(cast(nn.Module, method)):
-            banks = features(encode, bank, views.clean)
-            queries = features(encode, data.test_images, views.clean)
-        scores = {}
-        for protocol, b, q in zip((KNN, KNN_HEAD), banks, queries):
-            scores[protocol.metric(1)], scores[protocol.metric(5)] = knn(
-                Labelled(b, labels),
-                Labelled(q, data.test_labels),
-                k=config.k,
-                temperature=config.knn_temperature,
-                num_classes=len(data.classes),
-            )
-        return scores
-
-    return evaluate

@@ -14,6 +14,7 @@ from moco.runs.listing import all_runs
 from moco.runs.run import Run
 from moco.runs.state import State
 from moco.training import components
+from moco.training.evaluation import evaluation
 from moco.training.linear_eval import linear_eval
 from moco.training.pretrain import train
 
@@ -46,7 +47,7 @@ def test_features_that_overflow_are_no_score(tiny: Make, monkeypatch: pytest.Mon
     method = torch.nn.Module()
     method.encoder, method.head = parts.encoder, lambda h: h / 0
     with pytest.raises(UserError, match="some features are infinite or NaN"):
-        components.knn_evaluation(parts, method, parts.views())()
+        evaluation(parts, method, parts.views())()
 
 
 def test_a_collapse_is_said_after_training_and_beside_the_table(
@@ -55,7 +56,7 @@ def test_a_collapse_is_said_after_training_and_beside_the_table(
     train(tiny("simclr", "epochs=1"))
     assert "guessing" not in capsys.readouterr().err
     scores = {"knn/top1": 10.0, "knn/top5": 50.0}
-    monkeypatch.setattr("moco.training.components.knn_evaluation", lambda *_: lambda: scores)
+    monkeypatch.setattr("moco.training.evaluation.evaluation", lambda *_: lambda: scores)
     train(tiny("simclr", "epochs=1", "seed=1"))
     [line] = [line for line in capsys.readouterr().err.splitlines() if "guessing" in line]
     assert line.startswith("warning: kNN top-1 of 10.00 is what guessing gives") and "optimizer.lr" in line

@@ -14,6 +14,7 @@ from moco.config.check import check_linear_eval
 from moco.config.schema import Config
 from moco.errors import UserError
 from moco.launch.job import Task
+from moco.protocols import MEASURES
 from moco.runs.identity import folder_name
 from moco.runs.run import Run
 from moco.runs.state import State
@@ -76,6 +77,7 @@ def test_without_any_label_there_is_a_run_without_scores(
     assert run.state() == State.DONE and Task(run, asked).state() == State.DONE and Task(run, asked).value() is None
     assert run.result and run.result["knn/top1"] is None and run.result["params"]
     assert len(run.metrics()) == 2 and all("train/loss" in line for line in run.metrics())
+    assert all(MEASURES.keys() <= line.keys() for line in run.metrics()) and run.result["repr/rankme"] > 0
     with pytest.raises(UserError, match="has no labels to fit a classifier to"):
         linear_eval(run, check_linear_eval(composed("tracker=none", entry="linear_eval")))
     entry = read(run)
