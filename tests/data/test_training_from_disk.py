@@ -66,10 +66,8 @@ def test_a_run_on_disk_that_is_killed_is_the_run_that_was_not(
     packed: str, words: Make, checked: Callable[..., Config]
 ) -> None:
     """Raw images of the other run are on the device."""
-    whole, cut = (
-        checked(*words("whole", f"data.packed={packed}")),
-        words("cut", f"data.packed={packed}", "data.storage=disk"),
-    )
+    whole = checked(*words("whole", f"data.packed={packed}"))
+    cut = words("cut", f"data.packed={packed}", "data.storage=disk")
     train(whole)
     learnt, lines = outcome(whole)
     killed = python("-c", KILLED, *cut, cwd=ROOT)
