@@ -20,7 +20,7 @@ class SimCLR(nn.Module):
         temperature: divides the cosine similarities.
         splits: above 1, every BatchNorm becomes a SplitBatchNorm of that many groups of the whole batch, each with both views
             of its images. The authors take statistics over the whole batch (section 2.2), as with 1.
-        head_layers, hidden_dim, head_norm: of the projection head.
+        head_layers, hidden_dim, head_norm, head_out_norm: of the projection head.
 
     Raises:
         UserError: `splits` is above 1 and the encoder has a BatchNorm that cannot be split.
@@ -39,12 +39,15 @@ class SimCLR(nn.Module):
         head_layers: int = 2,
         hidden_dim: int | None = None,
         head_norm: bool = False,
+        head_out_norm: bool = False,
     ) -> None:
         super().__init__()
         self.temperature, self.splits = temperature, splits
         self.encoder = encoder
         in_dim = cast(int, encoder.num_features)
-        self.head = projection_head(in_dim, feature_dim, layers=head_layers, hidden_dim=hidden_dim, norm=head_norm)
+        self.head = projection_head(
+            in_dim, feature_dim, layers=head_layers, hidden_dim=hidden_dim, norm=head_norm, out_norm=head_out_norm
+        )
         if splits > 1:
             split_batch_norm(self, splits)
 

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from moco.errors import UserError
 
 
-def torchvision_resnet(architecture: str, stem: Literal["cifar", "imagenet"], pretrained: bool = False) -> nn.Module:
+def torchvision_resnet(
+    architecture: str, stem: Literal["cifar", "imagenet"], pretrained: bool = False, zero_init_residual: bool = False
+) -> nn.Module:
     """A ResNet of torchvision without its classifier (arXiv 1512.03385), from images [B, 3, H, W] to features.
 
     Args:
@@ -16,6 +18,8 @@ def torchvision_resnet(architecture: str, stem: Literal["cifar", "imagenet"], pr
         stem: "imagenet" (7x7 stride 2, max-pooling) or "cifar" (3x3 stride 1, no pooling; arXiv 2002.05709, appendix B.9).
         pretrained: with the weights of ImageNet that torchvision has by default, which are downloaded once; else drawn at
             random. The first convolution of the cifar stem has no such weights: it is drawn at random all the same.
+        zero_init_residual: each block begins as its shortcut: the scale of its last BatchNorm is 0 (arXiv 1706.02677, section
+            5.1).
 
     Raises:
         UserError: torchvision has no such ResNet, or its weights cannot be downloaded.
@@ -27,7 +31,7 @@ def torchvision_resnet(architecture: str, stem: Literal["cifar", "imagenet"], pr
         raise UserError(
             f"model.architecture={architecture} is not a ResNet of torchvision: try resnet18, resnet34 or resnet50"
         )
-    model = make(zero_init_residual=False)
+    model = make(zero_init_residual=zero_init_residual)
     model.num_features = model.fc.in_features
     if pretrained:
         model.load_state_dict(_weights(architecture, stem))

@@ -35,6 +35,13 @@ def test_imagenet_stem_is_torchvisions_own_network():
     assert torch.equal(ours(x), theirs(x))
 
 
+def test_blocks_that_begin_as_their_shortcuts():
+    model = torchvision_resnet("resnet18", "imagenet", zero_init_residual=True)
+    block = model.layer2[1]  # without a convolution in its shortcut
+    x = torch.randn(2, 128, 4, 4).relu()
+    assert torch.equal(block(x), x) and not torch.equal(torchvision_resnet("resnet18", "imagenet").layer2[1](x), x)
+
+
 def test_cifar_stem_is_initialised_as_torchvision_initialises():
     weight = torchvision_resnet("resnet18", "cifar").conv1.weight
     assert float(weight.detach().std()) == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05)

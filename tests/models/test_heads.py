@@ -16,3 +16,15 @@ def test_heads():
     three = projection_head(8, 4, layers=3, hidden_dim=6, norm=True)
     shapes = [(6, 8), (6,), (6,), (6, 6), (6,), (6,), (4, 6), (4,)]
     assert [p.shape for p in three.parameters()] == shapes and three(torch.randn(5, 8)).shape == (5, 4)
+
+
+def test_a_head_whose_output_is_normalised_without_shift():
+    torch.manual_seed(0)
+    for layers in (1, 2):
+        head = projection_head(8, 4, layers=layers, norm=layers > 1, out_norm=True)
+        assert all(part.bias is None for part in head if isinstance(part, nn.Linear))
+        out = head(3 * torch.randn(64, 8) + 2)
+        assert torch.allclose(out.mean(0), torch.zeros(4), atol=1e-5) and torch.allclose(
+            out.std(0, correction=0), torch.ones(4), atol=1e-2
+        )
+        assert not head[-1].bias.requires_grad and head[-1].weight.requires_grad
