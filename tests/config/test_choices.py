@@ -34,6 +34,41 @@ PUBLISHED = {
     "simclr_cifar": ([90.3, None], [91.9, None]),
     "moco_v2plus": (None, [92.94, None]),
     "npid_paper": ([80.8, None], None),
+    "moco_v1_imagenet": (None, [60.6, None]),
+    "moco_v2_imagenet": (None, [67.5, None]),
+    "simclr_imagenet": (None, [69.3, 89.0]),
+}
+IMAGENET = {  # what the recipes for it have in common
+    "data.name": "imagenet",
+    "model.name": "resnet50",
+    "model.stem": "imagenet",
+    "feature_dim": 128,
+    "augment.size": 224,
+    "augment.eval_size": 224,
+    "augment.eval_crop": 0.875,
+    "augment.flip": 0.5,
+    "augment.gray": 0.2,
+    "optimizer.momentum": 0.9,
+    "optimizer.scale_lr": True,
+}
+MOCO_IMAGENET = {
+    **IMAGENET,
+    "method.name": "moco",
+    "m": 65536,
+    "momentum": 0.999,
+    "batch_size": 256,
+    "epochs": 200,
+    "method.splits": 8,
+    "method.symmetric": False,
+    "method.head_norm": False,
+    "optimizer.name": "sgd",
+    "optimizer.lr": 0.03,
+    "optimizer.weight_decay": 1e-4,
+    "schedule.warmup_epochs": 0,
+    "augment.crop": [0.2, 1.0],
+    "augment.normalize": True,
+    "model.zero_init_residual": False,
+    "probe.name": "moco",
 }
 RECIPES = {
     "npid_leftthomas": {
@@ -172,7 +207,56 @@ RECIPES = {
         "schedule.gamma": 0.1,
         "epochs": 200,
     },
+    "moco_v1_imagenet": {
+        **MOCO_IMAGENET,
+        "temperature": 0.07,
+        "method.head_layers": 1,
+        "schedule.name": "step",
+        "schedule.milestones": [120, 160],
+        "schedule.gamma": 0.1,
+        "augment.jitter": [0.4, 0.4, 0.4, 0.4],
+        "augment.jitter_p": 1.0,
+        "augment.blur": 0,
+    },
+    "moco_v2_imagenet": {
+        **MOCO_IMAGENET,
+        "temperature": 0.2,
+        "method.head_layers": 2,
+        "method.hidden_dim": None,  # as wide as the features, 2048
+        "schedule.name": "cosine",
+        "augment.jitter": [0.4, 0.4, 0.4, 0.1],
+        "augment.jitter_p": 0.8,
+        "augment.blur": 0.5,
+        "augment.blur_sigma": [0.1, 2.0],
+    },
+    "simclr_imagenet": {
+        **IMAGENET,
+        "method.name": "simclr",
+        "temperature": 0.1,
+        "batch_size": 4096,
+        "epochs": 1000,
+        "method.splits": 1,
+        "method.head_layers": 2,
+        "method.hidden_dim": None,
+        "method.head_norm": True,
+        "method.head_out_norm": True,
+        "model.zero_init_residual": True,
+        "optimizer.name": "lars",
+        "optimizer.lr": 0.3,
+        "optimizer.weight_decay": 1e-6,
+        "optimizer.trust_coefficient": 1e-3,
+        "schedule.name": "cosine",
+        "schedule.warmup_epochs": 10,
+        "augment.crop": [0.08, 1.0],
+        "augment.jitter": [0.8, 0.8, 0.8, 0.2],
+        "augment.jitter_p": 0.8,
+        "augment.blur": 0.5,
+        "augment.blur_sigma": [0.1, 2.0],
+        "augment.normalize": False,
+        "probe.name": "simclr",
+    },
 }
+SMALLER = ["augment.size=32", "augment.eval_size=32"]  # of images for a test
 
 
 @pytest.fixture
@@ -198,7 +282,7 @@ def train_one_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[
     def fit(trainer: Trainer, lease: Lease, signals: Signals) -> None:
         first = next(trainer.method.encoder.parameters())
         before = first.detach().clone()
-        trainer.config = trainer.config.model_copy(update={"batch_size": 16})
+        trainer.batches.batch_size = 16
         seen["loss"], seen["lr"] = float(trainer.train_step()), trainer.lr
         trained = [p for p in trainer.method.parameters() if p.requires_grad]
         seen["gradients"] = [p.grad is not None and bool(p.grad.isfinite().all()) for p in trained]
@@ -224,10 +308,11 @@ def test_groups_are_those_of_the_folder():
 @pytest.mark.parametrize("group, choice", CHOICES)
 def test_each_choice_trains_a_step(group: str, choice: str, images: Path, train_one_step, monkeypatch):
     if group == "recipe":  # those on folders of images find the random ones too
-        monkeypatch.setattr("moco.data.load_image_folder", lambda root, size: data.load_torchvision("", ""))
+        monkeypatch.setattr("moco.data.load_image_folder", lambda root, **others: data.load_torchvision("", ""))
     overrides = [f"{group}={choice}", *(need.format(folder=images) for need in NEEDS.get(choice, ()))]
     overrides += [] if group == "tracker" else ["tracker=none"]
     overrides += [] if group in ("model", "recipe") else ["model=small"]
+    overrides += SMALLER if choice.endswith("_imagenet") else []
     overrides += ["batch_size=16", "k=5"] if group == "data" else []
     config = checked(*overrides)
     assert getattr(config, group).name in {choice, "images", config.model.architecture}
@@ -263,7 +348,8 @@ def test_recipes_are_as_published(name: str):
     config = checked(f"recipe={name}")
     flat = flatten(config.frozen())
     assert {key: flat[key] for key in RECIPES[name]} == RECIPES[name]
-    assert config.recipe and config.recipe.name == name and config.data.name == "cifar10"
+    assert config.recipe and config.recipe.name == name
+    assert config.data.name == RECIPES[name].get("data.name", "cifar10")
     assert (config.recipe.knn, config.recipe.linear) == PUBLISHED.get(name, (None, None))
 
 
