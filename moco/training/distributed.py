@@ -42,6 +42,10 @@ def _number(name: str, otherwise: int) -> int:
     return int(value) if value.isdecimal() else otherwise
 
 
+class Gone(UserError):
+    """Another rank has ended before all were through."""
+
+
 class Bystander:
     """What the other ranks have in place of the run's lease."""
 
@@ -60,14 +64,14 @@ def joined(device: str) -> Iterator[None]:
         yield
         return
     store = _join(device)
-    alive = _Watch(store)
+    alive, _words.store = _Watch(store), store
     try:
         with _silent():
             yield
             alive.leave()
     except BaseException as error:
         alive.stop()
-        raise _ending(error, store) from error
+        raise _ending(error) from error
     import torch.distributed as dist
 
     dist.destroy_process_group()
@@ -122,24 +126,54 @@ def _silent() -> Iterator[None]:
         yield
 
 
-def _ending(error: BaseException, store: "Store") -> BaseException:
-    """What this rank ends with: its own error, or what another rank has told of its own.
+class _Words:
+    """What the ranks tell each other of how they end, in their store."""
 
-    What the user can mend is rank 0's to say; so is the loss of a rank.
+    KEY = "what went wrong"
+    store: "Store | None" = None
+
+    def tell(self, error: BaseException) -> None:
+        """Tells the others of this rank's error."""
+        lines = str(error).splitlines()
+        with contextlib.suppress(Exception):  # the store is gone where its process is
+            if self.store:
+                said = f"{type(error).__name__}{f': {lines[0]}' if lines else ''}"
+                self.store.set(self.KEY, f"rank {_number('RANK', 0)}: {said}")
+
+    def gone(self) -> Gone:
+        """That another rank is gone, with what it has told."""
+        told = "a rank is gone"
+        with contextlib.suppress(Exception):
+            if self.store and self.store.check([self.KEY]):
+                told = self.store.get(self.KEY).decode()
+        return Gone(f"one of the {os.environ['WORLD_SIZE']} processes of this run has ended ({told}): {GO_ON}")
+
+
+_words = _Words()
+
+
+@contextlib.contextmanager
+def in_words() -> Iterator[None]:
+    """Turns the loss of another rank into words, before the run's lease keeps the error.
+
+    Raises:
+        Gone: another rank is gone.
     """
-    key, lost = "what went wrong", isinstance(error, RuntimeError) and _of_connection(error)
-    told = "a rank is gone"
-    with contextlib.suppress(Exception):  # the store is gone where its process is
-        if lost and store.check([key]):
-            told = store.get(key).decode()
-        elif not lost and not isinstance(error, SystemExit):
-            lines = str(error).splitlines()
-            store.set(key, f"rank {_number('RANK', 0)}: {type(error).__name__}{f': {lines[0]}' if lines else ''}")
-    if not first():
-        return SystemExit(1) if lost or isinstance(error, UserError) else error
-    if lost:
-        return UserError(f"one of the {os.environ['WORLD_SIZE']} processes of this run has ended ({told}): {GO_ON}")
-    return error
+    try:
+        yield
+    except RuntimeError as error:
+        if several() and _of_connection(error):
+            raise _words.gone() from error
+        raise
+
+
+def _ending(error: BaseException) -> BaseException:
+    """What this rank ends with. What the user can mend is rank 0's to say; so is the loss of a rank."""
+    if isinstance(error, RuntimeError) and _of_connection(error):
+        error = _words.gone()
+    elif not isinstance(error, SystemExit | Gone):
+        _words.tell(error)
+    return SystemExit(1) if isinstance(error, UserError) and not first() else error
 
 
 def _of_connection(error: RuntimeError) -> bool:

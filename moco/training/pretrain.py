@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from moco.config.schema import Config, LinearEval, Tracking
 from moco.errors import UserError
 from moco.io import Json
-from moco.protocols import GUESSED, KNN, LINEAR_PROTOCOLS, TABULATED, Protocol
+from moco.protocols import GUESSED, KNN, Protocol, found_in
 from moco.runs.identity import folder_name
 from moco.runs.lease import BY_HAND, Lease, Place
 from moco.runs.run import Run
 from moco.tracking.tracker import Tracker, open_tracker
-from moco.training.distributed import Bystander, agreed, first, joined, several, told
+from moco.training.distributed import Bystander, agreed, first, in_words, joined, several, told
 from moco.training.same_data import check_files, check_images, keep
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _trained(
     if evaluations is None:
         evaluations = [config.evaluation()] if config.linear_eval else []
     for asked in evaluations:
-        protocol = LINEAR_PROTOCOLS[asked.probe.name]
+        protocol = asked.protocol
         if told(protocol.top1 not in (run.result or {}) or run.ordered(protocol.prefix, place.launch)):
             from moco.training.linear_eval import linear_eval
 
@@ -110,7 +110,7 @@ def scored(result: Mapping[str, Json], protocol: Protocol) -> bool:
 
 def summary(result: Mapping[str, Json]) -> str:
     """The result's accuracies in one line."""
-    shown = [_shown(result, protocol) for protocol in TABULATED if scored(result, protocol)]
+    shown = [_shown(result, protocol) for protocol in found_in(result) if scored(result, protocol)]
     return ", ".join(shown) + " (top-1 / top-5, %)" if shown else "not evaluated, as its data has no labels"
 
 
@@ -118,12 +118,12 @@ def _shown(result: Mapping[str, Json], protocol: Protocol) -> str:
     """The accuracies by one protocol, with the spread over draws and the settings that were chosen where there are any."""
     spread = f" ± {number(result, protocol.spread):.2f}" if protocol.spread in result else ""
     found = result.get("probes")
-    used = found.get(protocol.probe or "") if isinstance(found, dict) else None
+    used = found.get(protocol.record) if isinstance(found, dict) else None
     chosen = used.get("chosen") if isinstance(used, dict) else None
     settings = [f"{key}={chosen[key]:g}" for key in ("lr", "weight_decay")] if isinstance(chosen, dict) else []
     said = f" with {' '.join(settings)}" if settings else ""
     top1, top5 = (number(result, protocol.metric(k)) for k in (1, 5))
-    return f"{protocol.title} {top1:.2f}{spread} / {top5:.2f}{said}"
+    return f"{protocol.label} {top1:.2f}{spread} / {top5:.2f}{said}"
 
 
 def number(content: Mapping[str, Json], key: str) -> float:
@@ -204,7 +204,7 @@ def holding(
     if not first():
         yield Bystander()
         return
-    with run.lease(what, str(device), place, lambda: signals.received) as lease:
+    with run.lease(what, str(device), place, lambda: signals.received) as lease, in_words():
         yield lease
 
 
