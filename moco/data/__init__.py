@@ -1,4 +1,4 @@
-"""Data sets as uint8 tensors, small enough to be held on the device. Loads torch where one is asked for, not before."""
+"""Data sets as uint8 tensors on the device or packed on disk. Loads torch where one is asked for, not before."""
 
 import importlib
 from typing import TYPE_CHECKING
@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from moco.data.dataset import Dataset
     from moco.data.digits import load_digits
+    from moco.data.huggingface import load_huggingface
     from moco.data.image_folder import load_image_folder
     from moco.data.torchvision import load_torchvision
 
-__all__ = ["Dataset", "load_digits", "load_image_folder", "load_torchvision"]
+__all__ = ["Dataset", "load_digits", "load_huggingface", "load_image_folder", "load_torchvision"]
 FILES = {"Dataset": "dataset", **{name: name.removeprefix("load_") for name in __all__[1:]}}
 
 

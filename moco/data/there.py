@@ -1,5 +1,6 @@
 """Whether data can be had, found in an instant: a sweep looks here once before its jobs begin. Imports no torch."""
 
+import importlib.util
 import socket
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +31,9 @@ ARCHIVES = {
 }
 
 
-def check_data(target: str, root: str | None, dataset: object, validation: float) -> None:
+def check_data(
+    target: str, root: str | None, dataset: object, validation: float, path: str | None, skip_corrupt: bool
+) -> None:
     """Refuses data that is absent and cannot be downloaded; data of targets that are not ours is not judged.
 
     Args:
@@ -44,14 +47,24 @@ def check_data(target: str, root: str | None, dataset: object, validation: float
         return
     if name == "load_image_folder":
         files = find_files(root)
-        if files.bad:
+        if files.bad and not skip_corrupt:
             raise refuse(files.bad, len(files.all()) + len(files.bad))
         if files.classes and not files.test and not validation:
             raise UserError(without_test(root))
+    elif name == "load_huggingface":
+        check_hub(path or "")
     elif name == "load_torchvision" and (archive := ARCHIVES.get(str(dataset))):
         place = absolute(root or ".")
         if not archive.is_in(place) and (reason := _unreachable(archive)):
             raise UserError(not_there(str(dataset), place, reason))
+
+
+def check_hub(path: str) -> None:
+    """Raises UserError where the package that loads such data is absent, or `path` means a folder that is not there."""
+    if importlib.util.find_spec("datasets") is None:
+        raise UserError("data=huggingface needs datasets: pip install datasets")
+    if path.startswith((".", "/", "~")) and not absolute(path).is_dir():
+        raise UserError(f"data.path={path} is not a folder")
 
 
 def without_test(root: str | None) -> str:
