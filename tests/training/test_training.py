@@ -70,13 +70,15 @@ def assert_equal(a: Any, b: Any) -> None:
         assert a == b
 
 
-@pytest.mark.parametrize("method", ["moco", "simclr", "npid", "barlow_twins"])
+@pytest.mark.parametrize(
+    "method, words", [("moco", []), ("simclr", []), ("npid", []), ("barlow_twins", []), ("moco", ["micro_batch=32"])]
+)
 def test_resumed_run_is_the_uninterrupted_one(
-    method: str, tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, words: list[str], tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = tiny(method, f"runs_dir={tmp_path}/whole", "optimizer=adam")
+    whole = tiny(method, *words, f"runs_dir={tmp_path}/whole", "optimizer=adam")
     train(whole)
-    cut = tiny(method, f"runs_dir={tmp_path}/cut", "optimizer=adam")
+    cut = tiny(method, *words, f"runs_dir={tmp_path}/cut", "optimizer=adam")
     with monkeypatch.context() as patch:
         # in the first epoch, at its last step, at the first step of the second, and at the very last but one
         stop_at(patch, 3, PER_EPOCH - 1, PER_EPOCH, 2 * PER_EPOCH - 2)
