@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 
-from moco.config.schema import Model
+from moco.config.schema import Config, Model
 from moco.errors import UserError
 from moco.launch.job import Task
 
@@ -17,17 +17,12 @@ SECONDS = 300.0  # what takes longer is left to the jobs
 
 
 def refuse_models(tasks: Iterable[Task]) -> None:
-    """Refuses architectures and options that do not exist, and BatchNorms that cannot be split.
+    """Refuses architectures and options that do not exist, and networks that cannot be split or taken in pieces.
 
     Raises:
         UserError: a line for each.
     """
-    asked = [
-        (task.config.model, task.config.method.splits or 1)
-        for task in tasks
-        if task.config and _is_open(task.config.model)
-    ]
-    words = dict.fromkeys(json.dumps([model.unweighted().model_dump(by_alias=True), splits]) for model, splits in asked)
+    words = dict.fromkeys(_word(task.config) for task in tasks if task.config and _is_open(task.config.model))
     if not words:
         return
     command = [sys.executable, "-m", "moco.launch.models"]
@@ -45,22 +40,32 @@ def _is_open(model: Model) -> bool:
     return model.architecture not in shipped.get(model.target, ())
 
 
+def _word(config: Config) -> str:
+    """What is to be made and tried, see problems_of."""
+    splits, micro_batch = config.method.splits or 1, config.micro_batch
+    pieces = [micro_batch, config.batch_size] if micro_batch else None
+    return json.dumps([config.model.unweighted().model_dump(by_alias=True), splits, pieces])
+
+
 def problems_of(words: Iterable[str]) -> list[str]:
     """Why models cannot be made, each line once.
 
     Args:
-        words: as JSON the section of each model, and the groups into which its BatchNorms are split.
+        words: as JSON the section of each model, the groups of its BatchNorms, and micro_batch with batch_size.
     """
     from moco.config.components import instantiate
     from moco.methods.split_batchnorm import split_batch_norm
+    from moco.models.pieces import take_in_pieces
 
     found: dict[str, None] = {}
     for word in words:
-        section, splits = json.loads(word)
+        section, splits, pieces = json.loads(word)
         try:
             model = instantiate(Model.model_validate(section))
             if splits > 1:
                 split_batch_norm(model, splits)
+            if pieces:
+                take_in_pieces(model, pieces[0], batch=pieces[1], group=pieces[1] // splits)
         except UserError as error:
             found |= dict.fromkeys(str(error).splitlines())
     return [*found]

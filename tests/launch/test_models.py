@@ -48,26 +48,40 @@ def test_what_is_shipped_needs_no_process(checked: Make, asked: list[Any]) -> No
 def test_each_choice_is_made_once(checked: Make, asked: list[Any]) -> None:
     resnet101 = ["model=resnet50", "model.architecture=resnet101", "model.pretrained=true"]
     timm = ["model=timm", "method.splits=2"]
-    models.refuse_models(tasks(checked, resnet101, timm, [*timm, "temperature=0.3"], ["model=timm", "method.splits=1"]))
+    models.refuse_models(
+        tasks(checked, resnet101, timm, [*timm, "temperature=0.3"], ["model=timm", "method.splits=1", "micro_batch=16"])
+    )
     [made] = asked
-    assert [(section["architecture"], section["pretrained"], splits) for section, splits in made] == [
-        ("resnet101", False, 8),
-        ("resnet10t", False, 2),
-        ("resnet10t", False, 1),
+    assert [(section["architecture"], section["pretrained"], *asked) for section, *asked in made] == [
+        ("resnet101", False, 8, None),
+        ("resnet10t", False, 2, None),
+        ("resnet10t", False, 1, [16, 64]),
     ]
 
 
 def test_problems_are_lines_once_each(checked: Make) -> None:
-    def word(architecture: str, splits: int = 1, **options: object) -> str:
+    def word(architecture: str, splits: int = 1, pieces: object = None, **options: object) -> str:
         section = {"name": "timm", "_target_": "moco.models.timm_backbone", "architecture": architecture, **options}
-        return json.dumps([section, splits])
+        return json.dumps([section, splits, pieces])
 
     found = models.problems_of(
-        [word("resnet10t", 2), word("resnet10"), word("resnet10", 2), word("resnet10t", widht=3), word("resnet10t")]
+        [
+            *(
+                word("resnet10t", 2),
+                word("resnet10"),
+                word("resnet10", 2),
+                word("resnet10t", widht=3),
+                word("resnet10t"),
+            ),
+            *(word("resnet10t", 4, [16, 64]), word("resnet10t", 2, [16, 64]), word("vit_tiny_patch16_224", 1, [5, 64])),
+            word("convnext_atto", 1, [16, 64], drop_path_rate=0.1),
+        ]
     )
     assert [line.partition(":")[0] for line in found] == [
         "model.architecture=resnet10 is not in timm",
         "model.architecture=resnet10t has no such setting",
+        "micro_batch=16 is not a multiple of 32, the images over which BatchNorm takes statistics (batch_size / method.splits)",
+        "micro_batch=16 would change what the model's stages.0.blocks.1.drop_path (DropPath) draws at random",
     ]
 
 
