@@ -67,15 +67,22 @@ def own_keys(flats: Iterable[Flat]) -> list[str]:
 def _varies(key: str, flats: Sequence[Flat]) -> bool:
     """Whether the key differs; one of a group, among the configurations that share the group's choice."""
     group, _, rest = key.partition(".")
-    if not rest or rest == "name":
-        first = flats[0].get(key)
-        return any(flat.get(key) != first for flat in flats)
-    choice, first_by_choice = f"{group}.name", dict[Json, Json]()
-    for flat in flats:
-        value = flat.get(key)  # absent counts as None
-        if first_by_choice.setdefault(flat.get(choice), value) != value:
-            return True
-    return False
+    choice = f"{group}.name" if rest and rest != "name" else None
+    first_by_choice = dict[Json, Flat]()
+    firsts = [first_by_choice.setdefault(flat.get(choice) if choice else None, flat) for flat in flats]
+    return any(_differ(key, first, flat) for first, flat in zip(firsts, flats))
+
+
+def _differ(key: str, one: Flat, other: Flat) -> bool:
+    """Whether two configurations differ in a key; absent, it counts as None, or as it was before it came."""
+    if one.get(key) == other.get(key):
+        return False
+    if key in one and key in other:
+        return True
+    from moco.config.schema import Config  # which takes its time to load
+
+    there = one if key in one else other
+    return not is_as_before(key, there, Config.as_before())
 
 
 def swept(flats: Sequence[Flat]) -> list[str]:

@@ -26,6 +26,12 @@ def test_a_setting_that_only_some_have_varies_within_its_choice() -> None:
     assert varying([plain, {"optimizer.name": "sgd", "optimizer.nesterov": None}]) == []
 
 
+def test_a_key_that_came_later_does_not_vary_where_it_is_as_before() -> None:
+    early = {"method.name": "simclr", "method._target_": "moco.methods.SimCLR"}
+    assert varying([early, early | {"method.splits": 1, "augment.eval_crop": 1.0}]) == []
+    assert varying([early, early | {"method.splits": 2}, early | {"method.splits": 1}]) == ["method.splits"]
+
+
 def test_settings_are_described_as_they_are_typed() -> None:
     flats = [
         {"method.name": "moco", "m": 512, "method.m": 512, "augment.crop": [0.2, 1.0]},
