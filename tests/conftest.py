@@ -18,8 +18,9 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Decoded image folders are cached in the test's own folder."""
+    """Images are packed, and Hugging Face data sets prepared, in the test's own folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
 
 
 @pytest.fixture

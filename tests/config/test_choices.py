@@ -25,7 +25,11 @@ from moco.training.trainer import Trainer
 
 GROUPS = "augment data method model optimizer probe recipe schedule tracker".split()
 # What a choice needs beside its name.
-NEEDS = {"image_folder": ["data.root={folder}"]}
+NEEDS = {
+    "image_folder": ["data.root={folder}"],
+    "imagenet": ["data.root={folder}", "augment.size=8", "augment.eval_size=8"],
+    "huggingface": ["data.path={folder}", "data.size=8"],
+}
 PUBLISHED = {
     "moco_leftthomas": ([80.9, 99.1], [86.3, 99.6]),
     "simclr_leftthomas": ([89.1, 99.6], [92.0, 99.8]),
@@ -322,7 +326,7 @@ def test_each_choice_trains_a_step(group: str, choice: str, images: Path, train_
     assert math.isfinite(seen["loss"]) and seen["loss"] > 0
     assert all(seen["gradients"]) and seen["moved"]
     scale = config.batch_size / 256 if config.optimizer.scale_lr else 1
-    per_epoch = {"digits": 1437, "image_folder": 24}.get(choice, 5000) // config.batch_size
+    per_epoch = {"digits": 1437, "image_folder": 24, "imagenet": 24, "huggingface": 24}.get(choice, 5000) // config.batch_size
     warmup = round(config.schedule.warmup_epochs * per_epoch)
     assert seen["lr"] == pytest.approx(config.optimizer.lr * scale / (warmup or 1))
 

@@ -16,7 +16,11 @@ from moco.config.compose import flags_first, parsed
 DRY = "hydra.launcher.dry_run=true"
 VARIED = ("method", "model", "optimizer", "data", "schedule", "augment", "probe")
 RECIPES = [name for group, name in CHOICES if group == "recipe"]
-NEEDS = {"image_folder": ["data.root=images"]}
+NEEDS = {
+    "image_folder": ["data.root=images"],
+    "imagenet": ["data.root=images", "augment.size=224", "augment.eval_size=224"],
+    "huggingface": ["data.path=images"],
+}
 
 
 @pytest.fixture(autouse=True)
