@@ -7,8 +7,9 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
+from moco.ranks import largest
 from moco.runs.lease import Stopped
-from moco.training.distributed import first
+from moco.training.distributed import first, several
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 AT_ONCE = 2.0  # a second Ctrl-C within so many seconds is not taken for another wish
@@ -45,6 +46,18 @@ class Signals:
             _say(f"{name}: stops before the first step; the same command goes on")
             raise Stopped(name)
         _say(f"{name}: stops as soon as the checkpoint is saved; the same command goes on (Ctrl-C again: stop at once)")
+
+    def decide(self, due: bool) -> tuple[bool, str | None]:
+        """Whether to save now, and the signal that asks to stop: what one rank wants, all do, at the same step.
+
+        Args:
+            due: whether a save is due in any case.
+        """
+        names = [number.name for number in SIGNALS]
+        asked = names.index(self.received) + 1 if self.received else 0
+        wanted, self.save = due or self.save, False
+        save, stop = largest(wanted, asked) if several() else (wanted, asked)
+        return bool(save), names[stop - 1] if stop else None
 
     @contextlib.contextmanager
     def preparing(self) -> Iterator[None]:

@@ -18,7 +18,7 @@ from moco.errors import UserError
 from moco.io import Json
 from moco.methods import Shuffled
 from moco.protocols import KNN, KNN_HEAD
-from moco.ranks import average, largest, own, ranks
+from moco.ranks import average, own, ranks
 from moco.runs.lease import Lease, Paused, Stopped
 from moco.runs.run import Run
 from moco.seeding import step_seed
@@ -28,7 +28,7 @@ from moco.training.checkpoint import load_checkpoint, save_checkpoint
 from moco.training.distributed import Bystander, agreed, first, told
 from moco.training.progress import SHOW_EVERY, Progress
 from moco.training.replica import replicated, settle
-from moco.training.signals import SIGNALS, Signals
+from moco.training.signals import Signals
 
 
 class Rungs(Protocol):
@@ -98,9 +98,7 @@ class Trainer:
         self.autocast, self.tracker, self.rungs = autocast, tracker, rungs
         self.per_epoch = len(images) // config.batch_size
         self.steps = config.epochs * self.per_epoch
-        self.shuffles: tuple[int, ...] = getattr(
-            method, "shuffles", ()
-        )  # the views that it wants in another order, too
+        self.shuffles: tuple[int, ...] = getattr(method, "shuffles", ())  # views that it takes in another order, too
         self.batches = Batches(images, config.seed, config.batch_size, self.steps, len(self.shuffles), device)
         self.loss = replicated(method, config.method.name, device)  # type: ignore[arg-type]  # a module that is a Method
         self.step, self.best, self._began = 0, dict[str, float](), time.monotonic()
@@ -173,9 +171,11 @@ class Trainer:
                     self._show(loss, bar, lease)
                 if self.step % self.per_epoch == 0:
                     self.end_epoch(bar, lease)
-                save, stop = self._decide(signals)
+                due = (
+                    self.step == self.steps or self.at_rung or now - self._saved >= 60 * self.config.checkpoint_minutes
+                )
+                save, stop = signals.decide(due)
                 if save:
-                    signals.save = False
                     with signals.saving():
                         lease.check()
                         self.save()
@@ -187,13 +187,6 @@ class Trainer:
             bar.close()
         if first():
             self.run.rewind_metrics(self.config.epochs)  # what a process wrote that had lost the run stands twice
-
-    def _decide(self, signals: Signals) -> tuple[bool, str | None]:
-        """Whether to save now, and the signal that asks to stop: what any rank wants, all do at the same step."""
-        due = time.monotonic() - self._saved >= 60 * self.config.checkpoint_minutes
-        asked = [name.name for name in SIGNALS].index(signals.received) + 1 if signals.received else 0
-        save, stop = largest(due or signals.save, asked)
-        return bool(save) or self.step == self.steps or self.at_rung, SIGNALS[stop - 1].name if stop else None
 
     @property
     def at_rung(self) -> bool:

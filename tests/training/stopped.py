@@ -1,0 +1,29 @@
+"""Trains a configuration, and sends one rank a signal at a step: python stopped.py '["word", ...]' <step> <rank> <signal>."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from common import checked
+
+from moco.entry import run_or_exit
+from moco.training import trainer
+from moco.training.pretrain import train
+
+step, rank, number = map(int, sys.argv[2:])
+seed_of = trainer.step_seed
+
+
+def seeded(seed: int, stream: str, at: int) -> int:
+    if at == step and os.environ["RANK"] == str(rank):
+        os.kill(os.getpid(), number)
+    return seed_of(seed, stream, at)
+
+
+torch.set_num_threads(1)
+trainer.step_seed = seeded
+run_or_exit(lambda: train(checked(*json.loads(sys.argv[1]))))

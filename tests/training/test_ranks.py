@@ -1,0 +1,151 @@
+"""One run on one, two and four processes over gloo: the same weights, queue, bank and scores."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from common import ENVIRONMENT, TINY
+
+from moco.runs.run import Run
+from moco.runs.state import State
+
+HERE = Path(__file__).parent
+# 50 steps, of 56 images in groups of at least 7.
+SMALL = [*TINY, "batch_size=56", "optimizer=sgd", "precision=fp32", "model._target_=smooth.Smooth", "eval_every=2"]
+PROBED = ["linear_eval=true", "probe=cached", "probe.epochs=2"]
+CASES = {
+    **{
+        f"moco {splits} {symmetric}": [
+            "method=moco",
+            "m=100",
+            f"method.splits={splits}",
+            f"method.symmetric={symmetric}",
+        ]
+        for splits in (1, 4, 8)
+        for symmetric in ("false", "true")
+    },
+    "simclr": ["method=simclr", *PROBED],
+    "npid": ["method=npid", "m=100", "optimizer.lr=0.001"],
+    "npid over the whole bank": ["method=npid", "m=0", "optimizer.lr=0.001"],
+    "barlow_twins": ["method=barlow_twins", "feature_dim=16", "method.hidden_dim=16", "optimizer.lr=0.001"],
+}
+
+
+def port() -> str:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return str(listening.getsockname()[1])
+
+
+def environment(rank: int, ranks: int, at: str) -> dict[str, str]:
+    if ranks == 1:
+        return ENVIRONMENT
+    given = {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank)}
+    return {**ENVIRONMENT, **given, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": at}
+
+
+def start(ranks: int, script: str, *words: str, cwd: Path) -> list[subprocess.Popen[str]]:
+    """The processes of a script beside this file."""
+    at = port()
+    return [
+        subprocess.Popen(
+            [sys.executable, str(HERE / script), *words],
+            cwd=cwd,
+            env=environment(rank, ranks, at),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
+
+
+def said(processes: Sequence[subprocess.Popen[str]]) -> list[str]:
+    """What each has printed, once all have ended."""
+    return [process.communicate(timeout=300)[0] for process in processes]
+
+
+def trained(ranks: int, folder: Path, cases: Sequence[Sequence[str]]) -> None:
+    """Trains the cases on so many ranks."""
+    words = [[*SMALL, *case, f"runs_dir={folder}"] for case in cases]
+    processes = start(ranks, "trained.py", json.dumps(words), cwd=folder.parent)
+    texts = said(processes)
+    assert [process.returncode for process in processes] == [0] * ranks, texts
+    assert texts[1:] == [""] * (ranks - 1)  # rank 0 speaks for all
+
+
+def runs(folder: Path) -> dict[str, Run]:
+    return {path.parent.name: Run(path.parent) for path in folder.glob("*/result.json")}
+
+
+def assert_equal(one: Run, other: Run, within: float) -> None:
+    """Weights, queue and bank agree up to the order of sums, which after 50 steps is here; the scores are the same."""
+    a, b = (torch.load(run.checkpoint, weights_only=True) for run in (one, other))
+    assert a["step"] == b["step"] and a["method"].keys() == b["method"].keys()
+    for name, value in a["method"].items():
+        b["method"][name] -= value
+        torch.testing.assert_close(b["method"][name], torch.zeros_like(value), rtol=0, atol=within, equal_nan=True)
+    first, second = one.result, other.result
+    assert first and second
+    accuracies = {key: value for key, value in first.items() if key.endswith(("top1", "top5"))}
+    assert accuracies == {key: second[key] for key in accuracies} and len(accuracies) >= 4
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks") / "runs"
+    trained(1, folder, [*CASES.values()])
+    return folder
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_any_number_of_ranks_trains_the_same_run(ranks: int, alone: Path, tmp_path: Path) -> None:
+    trained(ranks, tmp_path / "runs", [*CASES.values()])
+    one, several = runs(alone), runs(tmp_path / "runs")
+    assert one.keys() == several.keys() and len(one) == len(CASES)
+    for name, run in one.items():
+        assert_equal(run, several[name], 5e-6)
+
+
+def stopped(ranks: int, folder: Path, rank: int, number: int) -> list[str]:
+    """A run on so many ranks, one of which gets a signal in the middle; what each has said."""
+    words = json.dumps([*SMALL, *CASES["moco 8 false"], f"runs_dir={folder}"])
+    processes = start(ranks, "stopped.py", words, "30", str(rank), str(number), cwd=folder.parent)
+    texts = said(processes)
+    assert processes[0].returncode, texts
+    return texts
+
+
+def test_a_signal_to_one_rank_stops_all_at_one_step_and_fewer_go_on(alone: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    stopped(4, folder, rank=2, number=signal.SIGTERM)
+    [path] = folder.glob("*/checkpoint.pt")
+    run = Run(path.parent)
+    assert run.attempt() == State.STOPPED and torch.load(path, weights_only=True)["step"] == 31
+    trained(2, folder, [CASES["moco 8 false"]])
+    assert_equal(runs(alone)[run.folder.name], run, 5e-6)
+
+
+def test_a_rank_that_is_killed_takes_the_others_with_it_and_the_run_goes_on(alone: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    texts = stopped(2, folder, rank=1, number=signal.SIGKILL)
+    assert "error: one of the 2 processes of this run has ended" in texts[0] and "goes on from the last" in texts[0]
+    [path] = folder.glob("*/config.json")
+    run = Run(path.parent)
+    assert run.attempt() == State.FAILED and "goes on from the last checkpoint" in run.failure()
+    trained(1, folder, [CASES["moco 8 false"]])
+    assert_equal(runs(alone)[run.folder.name], run, 5e-6)
+
+
+def test_what_does_not_fit_the_number_of_ranks_is_refused_once(tmp_path: Path) -> None:
+    words = [*SMALL, *CASES["moco 4 false"], "batch_size=52", f"runs_dir={tmp_path / 'runs'}"]
+    processes = start(3, "trained.py", json.dumps([words]), cwd=tmp_path)
+    texts = said(processes)
+    assert [process.returncode for process in processes] == [1, 1, 1]
+    assert "error: batch_size=52" in texts[0] and texts[1:] == ["", ""] and not (tmp_path / "runs").exists()
