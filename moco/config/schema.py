@@ -71,7 +71,15 @@ def _expanded(path: str) -> str:
     return os.path.expanduser(path)
 
 
+def _absolute_if_there(path: str) -> str:
+    """A folder's path from the root on; what is no folder stays, as it may be a name on a hub."""
+    if not path:
+        raise ValueError("it is empty")
+    return _absolute(path) if os.path.isdir(os.path.expanduser(path)) else path
+
+
 Place = Annotated[str, AfterValidator(_absolute)]
+HubOrFolder = Annotated[str, AfterValidator(_absolute_if_there)]
 RunsDir = Annotated[str, AfterValidator(_expanded)]
 
 
@@ -155,7 +163,7 @@ class Data(Component):
 
     name: str | None = Field(None, max_length=LONGEST)  # type: ignore[assignment]  # an image folder without a name takes its folder's, see named
     root: Place | None = None
-    path: str | None = Field(None, min_length=1)
+    path: HubOrFolder | None = None
     size: int | None = Field(None, ge=4, le=MOST_PIXELS)
     packed: Literal["raw", "jpeg"] = "raw"
     storage: Literal["auto", "device", "disk"] = "auto"
@@ -180,6 +188,10 @@ class Data(Component):
             )
         folder = os.path.basename(os.path.normpath(_absolute(str(given["path" if hub else "root"]))))
         return {**given, "name": os.fsencode(folder).decode(errors="backslashreplace") or "root"}
+
+    def moved(self, root: str | None) -> Self:
+        """With the images where they are now, if they have moved."""
+        return self.model_copy(update={"path" if self.path else "root": root}) if root else self
 
     @model_validator(mode="after")
     def _packed(self) -> Self:
