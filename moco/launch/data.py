@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from moco.config.schema import Data
+from moco.config.schema import Data, OtherData
 from moco.data.there import check_data
 from moco.errors import UserError
 from moco.launch.job import Task
@@ -32,10 +32,11 @@ def refuse_missing(tasks: Sequence[Task]) -> None:
     Raises:
         UserError: its lines for each data set that is missing.
     """
-    asked: dict[tuple[str, str | None, str, float], None] = {}
+    asked: dict[tuple[str, str | None, str, float, str | None, bool], None] = {}
     for section in _sections(tasks):
         dataset = str((section.model_extra or {}).get("dataset"))
-        asked[section.target, section.root, dataset, section.validation] = None
+        key = section.target, section.root, dataset, section.validation, section.path, section.skip_corrupt
+        asked[key] = None
     problems: dict[str, None] = {}
     for one in asked:
         try:
@@ -49,6 +50,8 @@ def refuse_missing(tasks: Sequence[Task]) -> None:
 def _sections(tasks: Iterable[Task]) -> Iterator[Data]:
     """The data that each task loads."""
     for task in tasks:
-        section = (task.config or task.run.config).data
-        moved = None if task.config else next((e.data.root for e in task.evaluations if e.data.root), None)
-        yield section.model_copy(update={"root": moved}) if moved else section
+        yield from (asked.data for asked in task.evaluations if isinstance(asked, OtherData))
+        if task.config or not all(isinstance(asked, OtherData) for asked in task.evaluations):
+            section = (task.config or task.run.config).data
+            moved = None if task.config else next((e.root for e in task.evaluations if e.root), None)
+            yield section.moved(moved)

@@ -42,8 +42,8 @@ def check_images(run: Run, now: dict[str, Json], remedy: str = "") -> None:
     """
     then = read_mapping(run.folder / RECORD)
     # Before there were packs the pixels of image folders were hashed in another way; what both have is names and sizes.
-    key = "fingerprint" if then and bool(then.get("packed")) == now["packed"] else "files"
-    if then and then.get(key) != now[key]:
+    key = "fingerprint" if then and bool(then.get("packed")) == bool(now.get("packed")) else "files"
+    if then and then.get(key) != now.get(key):
         raise _other(run, _difference(then, now), remedy)
 
 
@@ -55,7 +55,7 @@ def moved(run: Run, root: str | None) -> Config:
     """
     config = run.config
     if root:
-        config = config.model_copy(update={"data": config.data.model_copy(update={"root": root})})
+        config = config.model_copy(update={"data": config.data.moved(root)})
     if config.data.target == IMAGE_FOLDER and config.data.root and not os.path.isdir(config.data.root):
         raise UserError(f"{config.data.root}, where the images of {run.folder} should be, is not there: {WHERE}")
     return config

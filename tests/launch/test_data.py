@@ -101,6 +101,7 @@ def test_all_that_a_folder_lacks_is_found(tasks: Callable[..., list[Task]], tmp_
         (tmp_path / "set" / "train" / "a" / f"link{i}.png").symlink_to("/nowhere")
     lines = refused(lambda: refuse_missing(tasks(*folder, "data.validation=0.1")))
     assert len(lines) == 11 and lines[-1] == "and 2 more: 12 of 14 files are not readable images"
+    refuse_missing(tasks(*folder, "data.validation=0.1", "data.skip_corrupt=true"))
 
 
 def test_a_linear_evaluation_looks_where_the_images_lie_now(tasks: Callable[..., list[Task]], tmp_path: Path):
