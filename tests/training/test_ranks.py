@@ -143,6 +143,16 @@ def test_a_rank_that_is_killed_takes_the_others_with_it_and_the_run_goes_on(alon
     assert_equal(runs(alone)[run.folder.name], run, 5e-6)
 
 
+def test_a_rank_that_falls_silent_is_not_waited_for(tmp_path: Path) -> None:
+    words = json.dumps([*SMALL, *CASES["moco 8 false"], f"runs_dir={tmp_path / 'runs'}"])
+    first, silent = start(2, "stopped.py", words, "30", "1", str(int(signal.SIGSTOP)), cwd=tmp_path)
+    text = first.communicate(timeout=300)[0]
+    silent.kill(), silent.communicate()
+    assert first.returncode == 1 and "error: rank 1 of 2 is gone, so all stop" in text
+    [path] = (tmp_path / "runs").glob("*/config.json")
+    assert Run(path.parent).attempt() == State.KILLED  # no collective on the device would have told it
+
+
 def test_what_does_not_fit_the_number_of_ranks_is_refused_once(tmp_path: Path) -> None:
     words = [*SMALL, *CASES["moco 4 false"], "batch_size=52", f"runs_dir={tmp_path / 'runs'}"]
     processes = start(3, "trained.py", json.dumps([words]), cwd=tmp_path)
