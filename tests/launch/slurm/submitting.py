@@ -99,14 +99,14 @@ def assert_same(run: Path, reference: Path) -> None:
     assert lines[0] == lines[1]
 
 
-def process_of(job: str) -> int:
-    """The id of the job's Python, seen from outside of its node."""
+def process_of(job: str, rank: int = 0) -> int:
+    """The id of the job's Python, or that of one of its ranks, seen from outside of its node."""
     array, _, index = job.partition("_")
     of_job = {f"SLURM_ARRAY_JOB_ID={array}", f"SLURM_ARRAY_TASK_ID={index}"} if index else {f"SLURM_JOB_ID={job}"}
     for process in Path("/proc").glob("[0-9]*"):
         try:
             environ = set((process / "environ").read_text().split("\0"))
-            if of_job | {"SLURM_PROCID=0"} <= environ and "python" in (process / "comm").read_text():
+            if of_job | {f"SLURM_PROCID={rank}"} <= environ and "python" in (process / "comm").read_text():
                 return int(process.name)
         except OSError:
             pass
