@@ -151,7 +151,12 @@ def add_table(commands: Commands) -> None:
         metavar="COLUMN",
         help="accuracies from the highest, others from the lowest; -COLUMN reverses",
     )
-    one.add_argument("--columns", default="", metavar="A,B", help="only these columns or settings, in this order")
+    one.add_argument(
+        "--columns",
+        default="",
+        metavar="A,B",
+        help="only these columns, settings or metrics (repr/rankme), in this order",
+    )
     one.add_argument(
         "--format", choices=formats.FORMATS, help="(default: what fits the terminal, or markdown where it is not one)"
     )
@@ -211,6 +216,35 @@ def replay(given: Given) -> None:
         print(formats.render(shown.rows, given.format))
     else:
         replay_view.show(shown.blocks, console())
+
+
+def add_measures(commands: Commands) -> None:
+    one = commands.add_parser(
+        "measures", help="whether RankMe, alignment and uniformity, which need no labels, rank runs as accuracies do"
+    )
+    one.add_argument("names", nargs="*", help=NAMES)
+    forms = [form for form in formats.FORMATS if form != "parquet"]
+    one.add_argument(
+        "--format", choices=forms, help="one row per measure and accuracy, in numbers (default: in words, too)"
+    )
+    one.set_defaults(call=measures)
+
+
+def measures(given: Given) -> None:
+    from moco.analysis import measures
+    from moco.analysis.records import look
+    from moco.analysis.replay_view import show
+    from moco.terminal import console
+
+    found = measures.compare(look(selected(given))[0])
+    if not found:
+        raise UserError(
+            "to compare ranks takes three finished runs of one method on the same images, in two configurations"
+        )
+    if given.format:
+        print(formats.render(measures.rows(found), given.format))
+    else:
+        show(measures.blocks(found), console())
 
 
 def add_plot(commands: Commands) -> None:
@@ -428,6 +462,7 @@ COMMANDS = (
     add_cancel,
     add_table,
     add_replay,
+    add_measures,
     add_plot,
     add_report,
     add_views,

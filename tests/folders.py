@@ -47,8 +47,10 @@ def _section(nested: dict[str, Json], name: str) -> dict[str, Json]:
     return section
 
 
-def curve(cfg: Config, top1: float, seconds: float, every: int = 5) -> list[dict[str, Json]]:
-    """The lines of metrics.jsonl of a run that ends at `top1`."""
+def curve(
+    cfg: Config, top1: float, seconds: float, measures: Mapping[str, float], every: int = 5
+) -> list[dict[str, Json]]:
+    """The lines of metrics.jsonl of a run that ends at `top1`, with these measures at each evaluation."""
     epochs, lines = cfg.epochs, []
     for epoch in range(1, epochs + 1):
         line: dict[str, Json] = {
@@ -59,7 +61,7 @@ def curve(cfg: Config, top1: float, seconds: float, every: int = 5) -> list[dict
         }
         if epoch % every == 0 or epoch == epochs:
             reached = top1 - 30 * (1 - epoch / epochs) ** 2
-            line |= {KNN.top1: reached, KNN.metric(5): min(100.0, reached + 40), KNN_HEAD.top1: reached - 4}
+            line |= {KNN.top1: reached, KNN.metric(5): min(100.0, reached + 40), KNN_HEAD.top1: reached - 4, **measures}
         lines.append(line | {"seconds": seconds * epoch / epochs})
     return lines
 
@@ -72,6 +74,7 @@ def write_run(
     epochs: int | None = None,
     error: str = "",
     seconds: float = 1200.0,
+    measures: Mapping[str, float] = {},  # noqa: B006 - read alone
     **more: float,
 ) -> Path:
     """The folder of a run of that configuration with kNN `top1` and the linear results in `more` (linear=60.0).
@@ -79,12 +82,13 @@ def write_run(
     Args:
         epochs: it has come only so far, and has no result.
         error: what it failed with.
+        measures: what was measured without labels.
     """
     folder = runs_dir / folder_name(cfg)
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(cfg.frozen(), indent=1) + "\n")
-    lines = curve(cfg, top1, seconds)
-    result: dict[str, Json] = {KNN.top1: top1, KNN.metric(5): min(99.0, top1 + 40)}
+    lines = curve(cfg, top1, seconds, measures)
+    result: dict[str, Json] = {KNN.top1: top1, KNN.metric(5): min(99.0, top1 + 40), **measures}
     result |= {"best": {KNN.top1: top1 + 1, "epoch": 3}, **SIZES}
     result |= {"evaluated_on": "test", "seconds": seconds, "steps": 390 * cfg.epochs, "epochs": cfg.epochs}
     result |= PROBE if more else {}

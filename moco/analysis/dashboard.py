@@ -8,7 +8,7 @@ from moco.analysis.numbers import is_number
 from moco.analysis.records import Entry, look
 from moco.config.schema import Tracking
 from moco.errors import UserError
-from moco.protocols import KNN, TABULATED
+from moco.protocols import KNN, MEASURES, TABULATED
 from moco.runs.run import Run
 from moco.runs.settings import Flat, swept
 from moco.tracking.environment import PROJECT, effective
@@ -89,6 +89,7 @@ def specification(runs: Sequence[Run], sweep: str | None = None) -> Dashboard:
         Section(f"Results{note}", [Panel("bars", METRIC_TITLES[metric], [metric]) for metric in metrics]),
         Section(f"Settings{note}", _settings(metrics, [Axis(key, _spacing(key, flats)) for key in keys])),
         Section("Learning curves", _curves()),
+        Section("Without labels", [Panel("lines", m.title, [m.key]) for m in MEASURES.values() if m.key in found]),
     ]
     return Dashboard(
         name=f"sweep {sweep}" if sweep else "all runs",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from moco.analysis.replay_grid import Grid, Point, Spent, best, total
+from moco.analysis.statistics import rank_correlation
 from moco.launch.halving import Board, Halving, going_on, measured_at, synchronous
 from moco.protocols import KNN
 
@@ -187,12 +188,3 @@ def _agreement(grid: Grid, label: str, at: Callable[[int], int], rung_of: Sequen
         if there and not point.failed:
             pairs.append((point.scores(lambda epochs: [at(epochs)])[0], point.final))
     return Agreement(label, rank_correlation(pairs), len(pairs), rung_of)
-
-
-def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
-    """Spearman's; None for fewer than three pairs, and where one side does not vary."""
-    if len(pairs) < 3 or any(len(set(side)) < 2 for side in zip(*pairs)):
-        return None
-    from scipy.stats import spearmanr
-
-    return float(spearmanr(*zip(*pairs)).statistic)

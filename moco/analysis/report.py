@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from moco.analysis import charts, report_charts, report_missing, report_table
+from moco.analysis import charts, measures, report_charts, report_missing, report_table
 from moco.analysis.configurations import configurations
 from moco.analysis.page import template
 from moco.analysis.records import Entry, look, state_counts
@@ -70,6 +70,7 @@ def _content(entries: Sequence[Entry], states: Sequence[State]) -> dict[str, obj
         "shared": charts.shared([c.flat for c in found], keys),
         "bests": bests,
         "csv": base64.b64encode(report_table.as_csv(found, keys, by_folder).encode()).decode(),
+        "measures": measures.of_report(entries),
         "paused": paused[:NAMED],
         "more_paused": max(0, len(paused) - NAMED),
         "missing": missing[:NAMED],

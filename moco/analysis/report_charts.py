@@ -10,7 +10,7 @@ from moco.analysis.importance import FORESTS, importance
 from moco.analysis.numbers import is_number
 from moco.analysis.report_curves import curves
 from moco.analysis.report_traces import Axis, Chart, Trace, chart, escaped, grey, titled
-from moco.protocols import KNN, TABULATED
+from moco.protocols import KNN, REPRESENTATION, TABULATED
 from moco.runs.settings import plain, swept
 
 LABELLED, NUMBERED = 8, 40  # so many points of a scatter chart are labelled, or have numbers beside a key
@@ -20,10 +20,11 @@ PIXELS = 110  # an axis of parallel coordinates needs so many
 
 def charts(found: Sequence[Configuration]) -> list[Chart]:
     """All charts of these configurations. Paused ones are marked in curves and heat map, and left out of the others."""
-    lines = learning(found)
+    lines, rankme = learning(found), REPRESENTATION["rankme"]
     made = [
         curves(lines, KNN.top1, f"{KNN.title} top-1 over the epochs", f"{KNN.title} top-1 (%)"),
         curves(lines, "train/loss", "Training loss over the epochs", "loss"),
+        curves(lines, rankme.key, f"{rankme.title} of the backbone over the epochs", rankme.title),
     ]
     paused = any(c.at_rung for c in found)
     for protocol in TABULATED:

@@ -20,7 +20,7 @@ SIZES: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     ">": operator.gt,
 }
-COMPARISON = re.compile(r"\s*([\w. ()-]+?)\s*(<=|>=|!=|==|=|<|>)\s*(.+?)\s*")
+COMPARISON = re.compile(r"\s*([\w./ ()-]+?)\s*(<=|>=|!=|==|=|<|>)\s*(.+?)\s*")
 
 
 def select(lines: Sequence[Line], where: str = "", sort: str = "", columns: Sequence[str] = ()) -> list[Row]:
@@ -30,8 +30,8 @@ def select(lines: Sequence[Line], where: str = "", sort: str = "", columns: Sequ
         where: comparisons of a column or setting joined by `and` and, more loosely, by `or`: "m>1024 and momentum=0.9 or m=64".
         sort: a column or setting, accuracies from the highest, others from the lowest; a leading - reverses the order.
             Accuracies of paused runs stand below those of finished ones, the farther a run has come the higher.
-        columns: those to keep, in this order; settings are known by their keys too. In a table with paused runs an accuracy
-            brings its epoch along.
+        columns: those to keep, in this order; settings are known by their keys too, metrics by their names (repr/rankme). In a
+            table with paused runs an accuracy brings its epoch along.
 
     Raises:
         UserError: a column is unknown, or something is not a comparison.
@@ -51,8 +51,8 @@ def select(lines: Sequence[Line], where: str = "", sort: str = "", columns: Sequ
     rows: dict[tuple[str, str, str], Row] = {}
     for line in lines:
         for row in filter(None, (line.row, line.published)):
-            flat = line.flat if row is line.row else {}
-            kept: Row = {name: row[key] if key in row else flat.get(key) for name, key in names.items()}
+            others = _others(line) if row is line.row else {}
+            kept: Row = {name: row[key] if key in row else others.get(key) for name, key in names.items()}
             # A published row stands once, whatever was varied around its recipe.
             rows[str(row["Protocol"]), str(row["path"]), str(row["Top-1"])] = kept if columns else row
     return list(rows.values())
@@ -73,7 +73,7 @@ def _column(name: str, lines: Sequence[Line]) -> str:
     if name == "seed":
         raise UserError("there is no column seed: a row holds all seeds of a configuration; name runs by their ids")
     heads = list(lines[0].row)
-    known = {key for line in lines for key in line.flat}
+    known = {key for line in lines for key in _others(line)}
     for candidate in (name, f"{name}.name"):
         if candidate in heads or candidate in known:
             return candidate
@@ -81,11 +81,18 @@ def _column(name: str, lines: Sequence[Line]) -> str:
         return same[0]
     near = difflib.get_close_matches(name, [*heads, *known], 1)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise UserError(f"there is no column {name}: {hint}there are {', '.join(heads)}, and every setting by its key")
+    raise UserError(
+        f"there is no column {name}: {hint}there are {', '.join(heads)}, every setting by its key, and metrics such as knn/top1"
+    )
 
 
 def _value(key: str, line: Line) -> Cell:
-    return line.row[key] if key in line.row else line.flat.get(key)
+    return line.row[key] if key in line.row else _others(line).get(key)
+
+
+def _others(line: Line) -> Row:
+    """What may stand in a column of its own: settings by their keys, metrics by their names."""
+    return {**line.metrics, **line.flat}
 
 
 def _size(value: Cell) -> float | None:

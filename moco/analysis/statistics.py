@@ -1,4 +1,4 @@
-"""Statistics over the seeds of a configuration, of the difference of two configurations, and of all against the best."""
+"""Statistics over the seeds of a configuration, of the difference of two, of all against the best, and of ranks."""
 
 import functools
 import math
@@ -151,3 +151,12 @@ def _studentized_range(k: int, freedom: int) -> float:
     from scipy.stats import studentized_range
 
     return float(studentized_range.ppf(CONFIDENCE, k, freedom))
+
+
+def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Spearman's; None for fewer than three pairs, and where one side does not vary."""
+    if len(pairs) < 3 or any(len(set(side)) < 2 for side in zip(*pairs)):
+        return None
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(*zip(*pairs)).statistic)

@@ -42,11 +42,12 @@ PROBE_SETTINGS = ("epochs", "batch_size", "lr", "weight_decay")  # of a linear e
 
 
 class Line(NamedTuple):
-    """One of our rows with its configuration, and the published row that stands below it."""
+    """One of our rows with its configuration, the published row that stands below it, and all metrics of its runs by name."""
 
     row: Row
     flat: Flat
     published: Row | None
+    metrics: Row
 
 
 def lines(runs: Iterable[Run], paused: bool = False) -> list[Line]:
@@ -122,7 +123,8 @@ def _paused(at_rung: Sequence[Entry], extra: Sequence[str]) -> list[Line]:
             here = [e for e in members if e.rung and e.rung.reached == at]
             scores = {f"Top-{k}": _score([e.rung.metrics for e in here if e.rung], KNN.metric(k)) for k in (1, 5)}
             row = _settings(KNN, here[0].flat, extra) | {EPOCH: at, **scores, "Best": None}
-            found.append((at, Line(row | {"path": _folders(e.run for e in here)}, here[0].flat, None)))
+            metrics = _metrics([e.rung.metrics for e in here if e.rung])
+            found.append((at, Line(row | {"path": _folders(e.run for e in here)}, here[0].flat, None, metrics)))
     return [line for _, line in sorted(found, key=lambda pair: -pair[0].share)]
 
 
@@ -138,7 +140,8 @@ def _of_configuration(members: Sequence[Entry], extra: Sequence[str], epoch: boo
         if scored:
             _warn_of_mixture(protocol, scored)
             row = _row(protocol, flat, extra, scored, epoch)
-            found.append(Line(row, flat, _published(members, protocol, row)))
+            metrics = _metrics([result.metrics for _, result in scored])
+            found.append(Line(row, flat, _published(members, protocol, row), metrics))
     return found
 
 
@@ -162,6 +165,11 @@ def _settings(protocol: Protocol, flat: Flat, extra: Sequence[str], size: Size |
     row |= {PARAMS: size.params if size else None, MULTIPLY_ADDS: size.multiply_adds if size else None}
     row |= {name: flat.get(key) for key, name in SETTINGS.items() if not key.endswith(".name")}
     return row | {key: flat.get(key) for key in extra}
+
+
+def _metrics(found: Sequence[Mapping[str, float]]) -> Row:
+    """Each metric over those that have it."""
+    return {name: _score(found, name) for name in dict.fromkeys(name for metrics in found for name in metrics)}
 
 
 def _score(metrics: Iterable[Mapping[str, float]], name: str) -> Score | None:

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy.stats import spearmanr
 
-from moco.analysis.replay import Replay, agreements, arrive, rank_correlation, replay, wait
+from moco.analysis.replay import Replay, agreements, arrive, replay, wait
 from moco.analysis.replay_grid import Curve, Grid, Point, grids, possible
 from moco.analysis.replay_view import look, show
+from moco.analysis.statistics import rank_correlation
 from moco.config.schema import Config
 from moco.errors import UserError
 from moco.launch.budget import cost
