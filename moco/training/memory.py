@@ -13,6 +13,7 @@ import torch
 from moco.config.schema import Config, Data
 from moco.data.packed_images import PackedImages
 from moco.errors import UserError
+from moco.ranks import ranks
 
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of this process's control group
 EVALUATED = 500  # images at a time in evaluation, see moco.evaluation.features
@@ -60,7 +61,7 @@ def views_and_backbone(config: Config, side: int) -> list[Large]:
             for pair in zip(widths[:1] + widths, widths)
             for a, b in (pair, pair[1:] * 2)
         ),
-        Large("a view of each image of a step", (config.batch_size, 3, size, size), "batch_size, augment.size"),
+        Large("a view of each image of a step", (config.batch_size // ranks(), 3, size, size), "batch_size, augment.size"),
         Large("the images of a step of evaluation", (EVALUATED, 3, eval_size, eval_size), "augment.eval_size"),
     ]
 
@@ -71,7 +72,7 @@ def heads_and_memories(config: Config, num_features: int, images: int) -> list[L
     Args:
         images: how many there are for training.
     """
-    method, batch = config.method, config.batch_size
+    method, batch = config.method, config.batch_size // ranks()
     dim, m = config.feature_dim or num_features, config.m or 0
     widths = [num_features, *[method.hidden_dim or num_features] * ((method.head_layers or 1) - 1), dim]
     found = [

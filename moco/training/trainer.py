@@ -171,10 +171,7 @@ class Trainer:
                     self._show(loss, bar, lease)
                 if self.step % self.per_epoch == 0:
                     self.end_epoch(bar, lease)
-                due = (
-                    self.step == self.steps or self.at_rung or now - self._saved >= 60 * self.config.checkpoint_minutes
-                )
-                save, stop = signals.decide(due)
+                save, stop = signals.decide(self._is_due(now))
                 if save:
                     with signals.saving():
                         lease.check()
@@ -187,6 +184,11 @@ class Trainer:
             bar.close()
         if first():
             self.run.rewind_metrics(self.config.epochs)  # what a process wrote that had lost the run stands twice
+
+    def _is_due(self, now: float) -> bool:
+        """Whether the checkpoint is to be saved."""
+        late = now - self._saved >= 60 * self.config.checkpoint_minutes
+        return late or self.step == self.steps or self.at_rung
 
     @property
     def at_rung(self) -> bool:
