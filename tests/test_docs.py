@@ -27,6 +27,7 @@ from moco.analysis.table import ACCURACIES, EPOCH, MULTIPLY_ADDS, PARAMS, SETTIN
 from moco.config.places import CONF
 from moco.launch.options import LocalOptions, SlurmOptions
 from moco.models import SmallResNet
+from moco.protocols import MEASURES
 from moco.runs.run import Run
 from moco.runs.state import State
 
@@ -83,7 +84,13 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
     points = [(temperature, seed) for temperature in (0.1, 0.2, 0.5) for seed in (0, 1)]
     words = [*(word for word in QUICK if word != "tracker=none"), "epochs=9", "model.widths=[8,16]"]
     runs = [
-        write_run(cwd / "runs", checked(*words, f"temperature={t}", f"seed={s}"), 50 + 10 * t + s) for t, s in points
+        write_run(
+            cwd / "runs",
+            checked(*words, f"temperature={t}", f"seed={s}"),
+            50 + 10 * t + s,
+            measures=dict.fromkeys(MEASURES, t + s),
+        )
+        for t, s in points
     ]
     for name in ("temperature", "seed+temperature"):
         write_sweep(cwd / "runs", name, runs)
