@@ -3,6 +3,7 @@
 Under torchrun each rank composes for itself, and rank 0 speaks for all.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -20,7 +21,7 @@ from moco.config.compose import composed, flags_first, parsed, resolved, show_he
 from moco.config.help import register_help
 from moco.config.places import CONF
 from moco.config.refusals import refusing, refusing_all
-from moco.config.schema import Config, LinearEval
+from moco.config.schema import Config, LinearEval, WeightsEval
 from moco.errors import UserError, say
 from moco.io import Json
 from moco.output import forgive
@@ -41,8 +42,8 @@ def train() -> None:
 
 
 def linear_eval() -> None:
-    """Linear evaluation of one run, or of each run of a sweep, as the command line says."""
-    _start("linear_eval", LinearEval, _linear_eval)
+    """Linear evaluation of one run, of each run of a sweep, or of weights from elsewhere, as the command line says."""
+    _start("linear_eval", WeightsEval, _linear_eval)
 
 
 def typed(words: Sequence[str]) -> Config:
@@ -65,10 +66,9 @@ def typed(words: Sequence[str]) -> Config:
 def _start(name: str, schema: type[Config] | type[LinearEval], main: Callable[[], object]) -> None:
     """Hands over to Hydra; before that, words that are wrong are refused, and help is printed."""
     forgive()
-    if not first():
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - as long as this process
     register_help(schema)
-    run_or_exit(lambda: _prepared(name, schema, main))
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(sys.stdout if first() else nowhere):
+        run_or_exit(lambda: _prepared(name, schema, main))
 
 
 def _prepared(name: str, schema: type[Config] | type[LinearEval], main: Callable[[], object]) -> None:
@@ -83,8 +83,16 @@ def _prepared(name: str, schema: type[Config] | type[LinearEval], main: Callable
         check_words(flags.overrides, schema)
         show_help(name, flags)
         sys.argv[1:] = [word if word.startswith("-") else added_where_a_choice_has_it(word) for word in sys.argv[1:]]
+        if name == "linear_eval" and _looks_elsewhere(sys.argv[1:]):
+            sys.argv.append("probe=cached")
     with refusing_all():
         main()
+
+
+def _looks_elsewhere(words: Sequence[str]) -> bool:
+    """Whether a linear evaluation is of other data or of weights, and by no probe that was typed: then it is on features."""
+    groups = typed_keys(words)
+    return bool({"data", "weights"} & groups) and "probe" not in groups
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
@@ -147,7 +155,9 @@ def _launch(values: dict[str, Json], options: "LauncherOptions") -> float | None
 
 def _evaluate(values: dict[str, Json]) -> float | None:
     """Evaluates the run, or launches the evaluations of a sweep."""
-    asked = check_linear_eval(values)
+    asked = check_linear_eval(values, typed_keys(sys.argv[1:]))
+    if isinstance(asked, WeightsEval):
+        return _launch(values, chosen) if (chosen := _launcher()) else _of_weights(asked)
     if (asked.run is None) == (asked.sweep is None):
         raise UserError("run is missing: give the id or folder of a finished run, run=<id>, or sweep=<name>")
     if asked.sweep:
@@ -168,6 +178,18 @@ def _evaluate(values: dict[str, Json]) -> float | None:
 
     run = find(asked.runs_dir, str(asked.run))
     return _of_rank(lambda: linear_eval(run, asked))
+
+
+def _of_weights(asked: WeightsEval) -> float:
+    """Evaluates weights from elsewhere, which become a run."""
+    from moco.training.linear_eval import linear_eval
+    from moco.training.weights import run_of_weights
+
+    def work() -> float:
+        run = run_of_weights(asked)
+        return linear_eval(run, asked.of_run(run.id))
+
+    return _of_rank(work)
 
 
 def _of_rank(job: Callable[[], T]) -> T:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeGuard
 
 from moco.io import Json
-from moco.protocols import KNN, TABULATED, Protocol
+from moco.protocols import KNN, TABULATED, Protocol, found_in
 from moco.runs.settings import Flat
 
 
@@ -45,7 +45,7 @@ class Result:
         best: kNN top-1 of the best epoch, in percent; never what counts.
         whole: the size of backbone and projection head.
         backbone: that of the backbone; None where there is no linear evaluation.
-        probes: what each linear evaluation used, by the choice of probe.
+        probes: what each linear evaluation used, by `Protocol.record`.
         seconds: of training with its evaluations; None where unknown.
         steps: of training; None where unknown.
         at_chance: whether its kNN top-1 is what guessing gives.
@@ -62,7 +62,7 @@ class Result:
 
     def probe(self, protocol: Protocol) -> dict[str, Json]:
         """What the linear evaluation by this protocol used."""
-        return self.probes.get(protocol.probe or "", {})
+        return self.probes.get(protocol.record, {})
 
     def size(self, protocol: Protocol) -> Size:
         """The size of what this protocol scores: for linear evaluation the backbone with the classifier."""
@@ -106,7 +106,7 @@ class Rung(NamedTuple):
 def lacking(content: Mapping[str, Json]) -> list[str]:
     """The numbers that a result should hold and does not."""
     unlabelled = content.get(KNN.top1, "") is None  # see pretrain.scored
-    scored = [protocol for protocol in TABULATED if protocol.top1 in content and not (unlabelled and protocol == KNN)]
+    scored = [protocol for protocol in found_in(content) if not (unlabelled and protocol == KNN)]
     needed = [*([] if unlabelled else [KNN.top1]), "params", "multiply_adds"]
     needed += [protocol.metric(5) for protocol in scored]
     if any(protocol.probe for protocol in scored):

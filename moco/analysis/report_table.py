@@ -12,7 +12,7 @@ from moco.analysis.numbers import is_number
 from moco.analysis.records import state_counts
 from moco.analysis.statistics import Score
 from moco.analysis.table import published
-from moco.protocols import KNN, TABULATED
+from moco.protocols import KNN, TABULATED, Protocol, found_in
 from moco.runs.settings import plain
 from moco.runs.state import State
 
@@ -52,12 +52,7 @@ def table(found: Sequence[Configuration], keys: Sequence[str], states: Mapping[P
         keys: the settings that get a column.
         states: of each run, by its folder.
     """
-    metrics = {
-        protocol.metric(k): f"{protocol.title} top-{k}"
-        for protocol in TABULATED
-        if any(c.values(protocol.top1) or (protocol is KNN and c.at_rung) for c in found)
-        for k in (1, 5)
-    }
+    metrics = {p.metric(k): f"{p.label} top-{k}" for p in _protocols(found) for k in (1, 5)}
     several = any(len(c.entries) > 1 for c in found)
     partly = any(entry.result is None for c in found for entry in c.entries)
     heads: list[Head] = [{"name": charts.name(key), "kind": "setting", "title": charts.words(key)} for key in keys]
@@ -88,7 +83,7 @@ def table(found: Sequence[Configuration], keys: Sequence[str], states: Mapping[P
 
 def as_csv(found: Sequence[Configuration], keys: Sequence[str], states: Mapping[Path, State]) -> str:
     """The table's numbers in full: mean, deviation and number of seeds of each metric. Of paused runs it has the state."""
-    metrics = [p.metric(k) for p in TABULATED if any(c.values(p.top1) for c in found) for k in (1, 5)]
+    metrics = [p.metric(k) for p in _protocols(found) if any(c.values(p.top1) for c in found) for k in (1, 5)]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     parts = [f"{metric} {part}" for metric in metrics for part in ("mean", "std", "seeds")]
@@ -102,6 +97,12 @@ def as_csv(found: Sequence[Configuration], keys: Sequence[str], states: Mapping[
         ids = " ".join(entry.run.id for entry in c.entries)
         writer.writerow([*settings, *numbers, c.minutes, c.images_per_second, _states(c, states)[0], _harmless(ids)])
     return out.getvalue()
+
+
+def _protocols(found: Sequence[Configuration]) -> list[Protocol]:
+    """Those by which some run has a score."""
+    metrics = {metric for c in found for entry in c.entries if entry.result for metric in entry.result.metrics}
+    return found_in(metrics | {KNN.top1 for c in found if c.at_rung})
 
 
 def _harmless(text: str) -> str:

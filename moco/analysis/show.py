@@ -15,7 +15,7 @@ from moco.analysis.page import template
 from moco.analysis.records import Entry, look
 from moco.errors import UserError
 from moco.io import Json, read_json, write_atomic
-from moco.protocols import GUESSED, KNN, TABULATED
+from moco.protocols import GUESSED, KNN, found_in
 from moco.runs.run import Run
 from moco.runs.settings import own_keys, plain
 from moco.runs.state import State
@@ -155,8 +155,8 @@ def _answer(learnt: "Learnt", entry: Entry, errors: "list[Mistake]") -> list[str
     if entry.result:
         if entry.result.at_chance:
             said.append(f"That {GUESSED}, so the features have probably collapsed.")
-        for protocol in TABULATED:
-            if protocol is not KNN and protocol.top1 in entry.result.metrics:
+        for protocol in found_in(entry.result.metrics):
+            if protocol is not KNN:
                 top1, top5 = (entry.result.metrics[protocol.metric(k)] for k in (1, 5))
                 said.append(f"{protocol.words}: {top1:.2f} % (top-5 {top5:.2f} %).")
     if entry.rung:

@@ -12,7 +12,7 @@ from moco.analysis.recipes import follows
 from moco.analysis.records import Entry, clock_note, fold, placed, read, states
 from moco.analysis.statistics import Score, spread
 from moco.io import Json
-from moco.protocols import GUESSED, KNN, TABULATED, Protocol
+from moco.protocols import GUESSED, KNN, Protocol, found_in
 from moco.runs.run import Run
 from moco.runs.settings import Flat, plain, varying
 from moco.runs.state import State
@@ -35,10 +35,11 @@ SETTINGS = {
 }
 PARAMS, MULTIPLY_ADDS = "Params", "Multiply-adds"
 EPOCH = "Epoch"  # where a row's runs stand, in a table that has paused ones
+TRANSFER = "Transfer to"  # the other data set of a row's protocol, in a table that has any
 ACCURACIES = ("Top-1", "Top-5", "Best")
 NAMED = 6  # so many runs of a state are named that are left out
 PUBLISHED = ", published"  # after the protocol's name
-PROBE_SETTINGS = ("epochs", "batch_size", "lr", "weight_decay")  # of a linear evaluation, no settings of the run
+NOT_SETTINGS = ("seed", "finished", "params_classifier", "chosen", "of_each_draw")  # of what a result keeps of a probe
 
 
 class Line(NamedTuple):
@@ -73,7 +74,16 @@ def lines(runs: Iterable[Run], paused: bool = False) -> list[Line]:
     shown = [*done, *(at_rung if paused else [])]
     extra = [key for key in varying([entry.flat for entry in shown]) if key not in SETTINGS and key != "seed"]
     rows = [line for members in fold(done) for line in _of_configuration(members, extra, paused)]
-    return rows + (_paused(at_rung, extra) if paused else [])
+    rows += _paused(at_rung, extra) if paused else []
+    return rows if any(line.row[TRANSFER] for line in rows) else [_without(line, TRANSFER) for line in rows]
+
+
+def _without(line: Line, name: str) -> Line:
+    """The line without a column."""
+    published = line.published
+    for row in (line.row, *([published] if published else [])):
+        del row[name]
+    return line
 
 
 def _tell(entries: Sequence[Entry], unfinished: Sequence[Entry], found: Sequence[State], paused: bool) -> None:
@@ -135,13 +145,12 @@ def _of_configuration(members: Sequence[Entry], extra: Sequence[str], epoch: boo
         epoch: whether there is a column for the epoch.
     """
     flat, found = members[0].flat, []
-    for protocol in TABULATED:
+    for protocol in found_in(metric for e in members if e.result for metric in e.result.metrics):
         scored = [(e.run, e.result) for e in members if e.result and protocol.top1 in e.result.metrics]
-        if scored:
-            _warn_of_mixture(protocol, scored)
-            row = _row(protocol, flat, extra, scored, epoch)
-            metrics = _metrics([result.metrics for _, result in scored])
-            found.append(Line(row, flat, _published(members, protocol, row), metrics))
+        _warn_of_mixture(protocol, scored)
+        row = _row(protocol, flat, extra, scored, epoch)
+        metrics = _metrics([result.metrics for _, result in scored])
+        found.append(Line(row, flat, _published(members, protocol, row), metrics))
     return found
 
 
@@ -160,7 +169,7 @@ def _row(
 
 def _settings(protocol: Protocol, flat: Flat, extra: Sequence[str], size: Size | None = None) -> Row:
     """The first columns of a row; the size is unknown before a run is done."""
-    row: Row = {"Protocol": protocol.title}
+    row: Row = {"Protocol": protocol.title, TRANSFER: protocol.data or None}
     row |= {name: flat.get(key) for key, name in SETTINGS.items() if key.endswith(".name")}
     row |= {PARAMS: size.params if size else None, MULTIPLY_ADDS: size.multiply_adds if size else None}
     row |= {name: flat.get(key) for key, name in SETTINGS.items() if not key.endswith(".name")}
@@ -185,11 +194,12 @@ def _folders(runs: Iterable[Run]) -> str:
 def _warn_of_mixture(protocol: Protocol, scored: Sequence[tuple[Run, Result]]) -> None:
     """Says where the seeds in one row were evaluated with different settings of the probe."""
     probes = [result.probe(protocol) for _, result in scored]
-    keys = [key for key in PROBE_SETTINGS if len({str(probe.get(key)) for probe in probes}) > 1]
+    settings = dict.fromkeys(key for probe in probes for key in probe if key not in NOT_SETTINGS)
+    keys = [key for key in settings if len({str(probe.get(key)) for probe in probes}) > 1]
     if keys:
         told = ", ".join(f"{run.id} {key}={p.get(key)}" for key in keys for (run, _), p in zip(scored, probes))
         print(
-            f"warning: one row of {protocol.title} mixes probes: {told} (rerun=true evaluates again)", file=sys.stderr
+            f"warning: one row of {protocol.label} mixes probes: {told} (rerun=true evaluates again)", file=sys.stderr
         )
 
 

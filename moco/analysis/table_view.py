@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from moco.analysis.formats import cell, heads
 from moco.analysis.numbers import Reached, is_number
 from moco.analysis.statistics import Score
-from moco.analysis.table import EPOCH, MULTIPLY_ADDS, PARAMS, SETTINGS, Row, is_published
+from moco.analysis.table import EPOCH, MULTIPLY_ADDS, PARAMS, SETTINGS, TRANSFER, Row, is_published
 from moco.io import Json
 from moco.runs.settings import swept
 from moco.terminal import Column, draw, fit
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 WORDS = ("Protocol", "path")  # columns whose cells may take several lines
 # What stays, and what goes late: the last of these first. Before them go the settings that some choice determines, the sizes,
 # and first of all what is the same in all rows.
-STAY = ("Protocol", EPOCH, "Top-1")
+STAY = ("Protocol", TRANSFER, EPOCH, "Top-1")
 IMPORTANT = ("Method", "Temperature", "Negatives", "Data", "Model")
 USEFUL = ("path", "Top-5", "Best")
 SIZES = (PARAMS, MULTIPLY_ADDS)

@@ -11,7 +11,16 @@ from pydantic import BaseModel, ValidationError
 
 from moco.config.components import foreign_keys, keys_of_some, taken_by, wrong_kind
 from moco.config.places import CONF
-from moco.config.schema import VERSION, Config, LinearEval
+from moco.config.schema import (
+    UNTRAINED,
+    VERSION,
+    WEIGHTS,
+    Config,
+    LinearEval,
+    OtherData,
+    OwnData,
+    WeightsEval,
+)
 from moco.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,6 +29,7 @@ if TYPE_CHECKING:
 Schema = TypeVar("Schema", bound=BaseModel)
 HIDDEN_LAYER: dict[str, object] = {"hidden_dim": None, "head_norm": False}  # settings of it, and none
 MAY_BE_EMPTY = ("recipe", "sweeps")  # groups
+OF_WEIGHTS = ("weights", "model", "augment", "k", "knn_temperature", "precision")  # keys of linear_eval.py
 
 
 def check(composed: Mapping[str, object], typed: Collection[str] | None = None, *, fold: bool = False) -> Config:
@@ -42,13 +52,40 @@ def check(composed: Mapping[str, object], typed: Collection[str] | None = None, 
     return config
 
 
-def check_linear_eval(composed: Mapping[str, object]) -> LinearEval:
+def check_linear_eval(composed: Mapping[str, object], typed: Collection[str] = ()) -> LinearEval:
     """The composed, resolved configuration of linear_eval.py as a typed one.
 
+    Args:
+        typed: the keys on the command line (`typed_keys`).
+
     Raises:
-        UserError: as check.
+        UserError: as check; or what is for weights alone was typed without any, or a data set without which there is none.
     """
-    config, problems = _validated(LinearEval, composed)
+    if composed.get("weights") is not None:
+        return _of_weights(composed, typed)
+    data = composed.get("data")
+    values = {key: value for key, value in composed.items() if key not in OF_WEIGHTS}
+    config, problems = _validated(OtherData if isinstance(data, Mapping) and "_target_" in data else OwnData, values)
+    unused = [key for key in typed if key.partition(".")[0] in OF_WEIGHTS]
+    problems += [f"{key} is a setting of weights=<file>, and a run has its own: leave it out" for key in sorted(unused)]
+    if problems or config is None:
+        raise UserError("\n".join(problems))
+    return config
+
+
+def _of_weights(composed: Mapping[str, object], typed: Collection[str]) -> WeightsEval:
+    """The same where weights from elsewhere are evaluated. A stem that was not typed is that of the weights."""
+    problems = [f"{key}=... cannot go with weights=...: leave one out" for key in ("run", "sweep") if composed.get(key)]
+    if composed.get("model") is None:
+        problems.append("weights=... needs a model that takes them: give model=resnet50, or another")
+    if not isinstance(data := composed.get("data"), Mapping) or "_target_" not in data:
+        problems.append("weights=... needs images to be evaluated on: give data=cifar10, or another")
+    if problems:
+        raise UserError("\n".join(problems))
+    model = composed["model"]
+    if isinstance(model, Mapping) and "stem" in model and "model.stem" not in typed:
+        composed = {**composed, "model": {**model, "stem": None}}
+    config, problems = _validated(WeightsEval, composed)
     if config is None:
         raise UserError("\n".join(problems))
     return config
@@ -62,7 +99,9 @@ def thaw(frozen: Mapping[str, object]) -> Config:
     """
     if frozen.get("version") != VERSION:
         raise UserError(f"its schema has version {frozen.get('version')}, this code reads version {VERSION}")
-    config, problems = _validated(Config, frozen)
+    method = frozen.get("method")
+    of_weights = isinstance(method, Mapping) and method.get("_target_") == WEIGHTS
+    config, problems = _validated(Config, {**UNTRAINED, **frozen} if of_weights else frozen)
     if config is None:
         raise UserError("; ".join(problems))
     return config

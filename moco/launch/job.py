@@ -23,7 +23,7 @@ from moco.launch import slurm_client as slurm
 from moco.launch.halving import Halving, Rungs
 from moco.launch.ranks import Others, join_tasks
 from moco.output import forgive
-from moco.protocols import KNN, LINEAR_PROTOCOLS, Protocol
+from moco.protocols import KNN, Protocol
 from moco.runs.lease import Held, Lost, Paused, Place, Stopped, born
 from moco.runs.run import Run
 from moco.runs.settings import other_settings
@@ -70,7 +70,7 @@ class Task:
     def protocols(self) -> list[Protocol]:
         """What the run is scored by here; the first gives the sweeper's objective."""
         trained = [KNN] if self.config else []
-        return trained + [LINEAR_PROTOCOLS[asked.probe.name] for asked in self.evaluations]
+        return trained + [asked.protocol for asked in self.evaluations]
 
     def state(self) -> State:
         """Done where all its metrics are in the result and no order of ours waits; else how the last attempt stands."""
@@ -145,7 +145,9 @@ class Task:
         found = []
         for asked in self.evaluations:
             if different := other_settings(self.run.result or {}, asked):
-                found.append(f"linear evaluation ({asked.probe.name}) is there with {different}: rerun=true repeats it")
+                found.append(
+                    f"linear evaluation ({asked.protocol.record}) is there with {different}: rerun=true repeats it"
+                )
         return found
 
     def job(self, place: Place, launcher: "Process | None" = None, gpu: str | None = None, ranks: int = 1) -> "Job":

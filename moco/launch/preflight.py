@@ -8,7 +8,7 @@ from typing import NamedTuple
 from moco.config.check import check, check_linear_eval, typed_keys
 from moco.config.ranks import problems
 from moco.config.refusals import in_one_line
-from moco.config.schema import Config, LinearEval, Tracking
+from moco.config.schema import Config, LinearEval, Tracking, WeightsEval
 from moco.errors import UserError
 from moco.io import Json
 from moco.launch.job import Task
@@ -169,7 +169,9 @@ def _method(values: Mapping[str, Json]) -> Json:
 
 def _task(values: Mapping[str, Json], words: Sequence[str], fold: bool) -> Task:
     if "method" not in values:
-        asked = check_linear_eval(values)
+        asked = check_linear_eval(values, typed_keys(words))
+        if isinstance(asked, WeightsEval):
+            raise UserError("weights=... is evaluated here, one file at a time: leave -m and hydra.launcher out")
         if asked.run is None:
             raise UserError("run is missing: give the id or folder of a finished run, run=<id>")
         return _evaluation(find(asked.runs_dir, asked.run), asked)
@@ -201,7 +203,7 @@ def _union(run: Run, evaluations: Iterable[LinearEval]) -> tuple[LinearEval, ...
     """The evaluations, each protocol once."""
     found: dict[str, LinearEval] = {}
     for asked in evaluations:
-        other = found.setdefault(asked.probe.name, asked)
+        other = found.setdefault(asked.protocol.prefix, asked)
         if (asked.probe, asked.seed) != (other.probe, other.seed):
             raise UserError(f"two linear evaluations of {run.folder.name} that differ: start one after the other")
     return tuple(found.values())

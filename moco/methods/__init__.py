@@ -8,5 +8,6 @@ from moco.methods.barlow_twins import BarlowTwins
 from moco.methods.moco import MoCo, Shuffled
 from moco.methods.npid import NPID
 from moco.methods.simclr import SimCLR
+from moco.methods.weights import Weights
 
-__all__ = ["BarlowTwins", "MoCo", "NPID", "Shuffled", "SimCLR"]
+__all__ = ["BarlowTwins", "MoCo", "NPID", "Shuffled", "SimCLR", "Weights"]

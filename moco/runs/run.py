@@ -192,7 +192,7 @@ class Run:
         It names the launch, and only a job of that launch obeys it, once. Until that job begins, it costs nothing of what
         is there; an order whose job never begins means nothing to anybody else.
         """
-        return self.folder / f"again.{metric}"
+        return self.folder / f"again.{metric.replace('/', '@')}"
 
     def ordered(self, metric: str, launch: str | None) -> bool:
         """Whether this launch has ordered to begin again what gives the metric, and no job has obeyed yet."""

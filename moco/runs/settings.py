@@ -121,7 +121,7 @@ def describe(flats: Sequence[Flat], keys: Sequence[str] | None = None) -> list[s
 def other_settings(result: Flat, asked: "LinearEval") -> str:
     """The settings, as people type them, in which the run's linear evaluation differs from the one that is asked for."""
     probes = result.get("probes")
-    there = probes.get(asked.probe.name) if isinstance(probes, dict) else None
+    there = probes.get(asked.protocol.record) if isinstance(probes, dict) else None
     if not isinstance(there, dict):
         return ""
     wanted = {**{f"probe.{key}": value for key, value in asked.probe.settings().items()}, "seed": asked.seed}

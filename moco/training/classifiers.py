@@ -1,24 +1,24 @@
 """The classifiers of a linear evaluation: fitted on a run's frozen backbone by the protocol that is asked for."""
 
 import statistics
-import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
-from moco.config.schema import LinearEval, Probe
+from moco.config.schema import LinearEval, OtherData, Probe
 from moco.evaluation.accuracy import Accuracy
 from moco.evaluation.features import Labelled, features
 from moco.evaluation.fitting import Fitting, FittingState, ProbeSettings
-from moco.evaluation.linear_probe import Images, Views, linear_probe_augmented, linear_probe_cached
+from moco.evaluation.knn import knn
+from moco.evaluation.linear_probe import Images, linear_probe_augmented, linear_probe_cached
 from moco.evaluation.probe_grid import Grid, drawn, linear_probe_grid
 from moco.io import Json
 from moco.models.modes import eval_mode
 from moco.optim import scaled_lr
-from moco.protocols import LINEAR_PROTOCOLS, Protocol, of_probe
+from moco.protocols import KNN, LINEAR_PROTOCOLS, Protocol, of_probe
 from moco.runs.lease import Lease, Stopped
 from moco.training.checkpoint import load_checkpoint, save_checkpoint
-from moco.training.distributed import Bystander, agreed, first, told
+from moco.training.distributed import Bystander, agreed, first, say, told
 from moco.training.progress import SHOW_EVERY, Progress
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class Evaluation:
         self, parts: "Components", asked: LinearEval, path: Path, lease: Lease | Bystander, signals: "Signals"
     ):
         self.parts, self.probe, self.path, self.lease, self.signals = parts, asked.probe, path, lease, signals
+        self.nearest = isinstance(asked, OtherData)  # whether kNN is to be measured, too
         self.asked: dict[str, Json] = {**asked.probe.settings(), "seed": asked.seed}
         self.settings = fitted_by(asked.probe, len(parts.data.classes), asked.seed)
         self.shown = self.kept = time.monotonic()
@@ -88,16 +89,39 @@ class Evaluation:
         return outcome
 
     def _on_views(self, protocol: Protocol, train: Images, test: Images) -> Outcome:
-        views, clean = cast(Views, self.parts.probe_views()), self.parts.views().clean
+        views, clean = self.parts.drawn_views(self.parts.probe_views()), self.parts.views().clean
         accuracy = linear_probe_augmented(
             self.parts.encode, views, clean, train, test, self.settings, on_step=self.on_step, start=self.start
         )
-        return Outcome(_named(protocol, accuracy), {})
+        neighbours = self._neighbours(*self._features(train, test)) if self.nearest else {}
+        return Outcome({**neighbours, **_named(protocol, accuracy)}, {})
+
+    def _features(self, *images: Images) -> list[Labelled]:
+        """Of all images."""
+        say("features of all images, then the classifier")
+        clean = self.parts.views().clean
+        return [Labelled(features(self.parts.encode, x, clean)[0], labels) for x, labels in images]
 
     def _on_features(self, *images: Images) -> Outcome:
-        print("features of all images, then the classifier", file=sys.stderr, flush=True)
-        clean = self.parts.views().clean
-        train, test = (Labelled(features(self.parts.encode, x, clean)[0], labels) for x, labels in images)
+        train, test = self._features(*images)
+        outcome = self._classified(train, test)
+        neighbours = self._neighbours(train, test) if self.nearest else {}
+        return outcome._replace(scores={**neighbours, **outcome.scores})
+
+    def _neighbours(self, train: Labelled, test: Labelled) -> dict[str, Json]:
+        """Accuracies of kNN; a set that is smaller than the run's k votes whole."""
+        config = self.parts.config
+        accuracy = knn(
+            train,
+            test,
+            k=min(config.k, len(train.labels)),
+            temperature=config.knn_temperature,
+            num_classes=self.settings.num_classes,
+        )
+        return _named(KNN, accuracy)
+
+    def _classified(self, train: Labelled, test: Labelled) -> Outcome:
+        """What classifiers on these features give."""
         first, *others = of_probe(self.probe.name)
         if others:
             return self._few_shot([first, *others], train, test)

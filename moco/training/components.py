@@ -87,13 +87,16 @@ class Images:
             )
         return views
 
-    def drawn_views(self) -> DrawnViews:
-        """The augmentation as a training takes it: what is drawn apart from what is computed.
+    def drawn_views(self, views: Views | None = None) -> DrawnViews:
+        """Views as a training takes them: what is drawn apart from what is computed.
+
+        Args:
+            views: None: those of the augmentation.
 
         Raises:
             UserError: it is somebody else's and does both at once, which several ranks cannot share.
         """
-        views = self.views()
+        views = views or self.views()
         if hasattr(views, "draw") and hasattr(views, "apply"):
             return cast(DrawnViews, views)
         if ranks() > 1:

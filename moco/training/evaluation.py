@@ -20,15 +20,16 @@ def evaluation(parts: Components, method: Method, views: Views) -> Callable[[], 
     """A function that measures the method's backbone and head, by the names in moco.protocols.
 
     By weighted kNN, top-1 and top-5 in percent, where images have labels; and by what features are like, for which those of
-    kNN's bank serve too. Without labels they are computed for as many training images as RankMe takes.
+    kNN's bank serve too. Weights from elsewhere have no head. Without labels features are computed for as many training
+    images as RankMe takes.
     """
     config, data = parts.config, parts.data
     images, labels = _bank(data)
 
-    def encode(x: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(x: Tensor) -> tuple[Tensor, ...]:
         with parts.autocast():
             h = method.encoder(x)  # [B, D]
-            return h, method.head(h)
+            return (h,) if isinstance(method.head, nn.Identity) else (h, method.head(h))
 
     def evaluate() -> dict[str, float]:
         scores = dict[str, float]()

@@ -3,17 +3,18 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moco.config.schema import LinearEval
+from moco.config.schema import LinearEval, OtherData
 from moco.errors import UserError
 from moco.io import Json
 from moco.output import stand
-from moco.protocols import KNN, LINEAR_PROTOCOLS, Protocol, of_probe
+from moco.protocols import KNN, Protocol, of_probe
 from moco.runs.lease import BY_HAND, Place
 from moco.runs.run import Run
 from moco.runs.settings import other_settings
 from moco.training.distributed import agreed, first, joined, told
 from moco.training.pretrain import holding, look, now, number, scored, summary, tracking
 from moco.training.same_data import WHERE, check_images, moved
+from moco.training.transfer import on_other_data
 
 if TYPE_CHECKING:
     from moco.training.components import Components
@@ -23,13 +24,13 @@ def linear_eval(run: Run, asked: LinearEval, place: Place = BY_HAND) -> float:
     """Linear evaluation of a finished run; its numbers join result.json, metrics.jsonl and the same wandb run.
 
     Args:
-        asked: of it probe, tracker, device, seed, rerun and data.root.
+        asked: of it probe, tracker, device, seed, rerun and data.
 
     Returns:
         Top-1 in percent.
 
     Raises:
-        UserError: the run is not done, or its checkpoint is unusable.
+        UserError: the run is not done, its checkpoint is unusable, or other data has the name of its own.
         Stopped: a signal came; the checkpoint is saved.
     """
     with joined(asked.device):
@@ -40,10 +41,12 @@ def _evaluated(run: Run, asked: LinearEval, place: Place) -> float:
     """What `linear_eval` does, on each of the run's ranks."""
     with agreed():
         look(run, asked.device)
-    protocol, result = LINEAR_PROTOCOLS[asked.probe.name], told(run.result)
+    protocol, result = asked.protocol, told(run.result)
     if result is None:
         raise UserError(f"{run.folder} is {run.state()}, not done: train it to its end first")
-    if not scored(result, KNN):
+    if isinstance(asked, OtherData):
+        on_other_data(run, asked.data)
+    elif not scored(result, KNN):
         raise UserError(
             f"the data of {run.folder} has no labels to fit a classifier to: put labelled/<class>/ and test/<class>/ beside "
             "its train/, and train anew"
@@ -53,7 +56,7 @@ def _evaluated(run: Run, asked: LinearEval, place: Place) -> float:
         different = other_settings(result, asked)
         other = f", which was done with {different}" if different else ""
         print(
-            f"{run.folder} has its linear evaluation ({protocol.probe}): {summary(result)}{other} (rerun=true repeats it)"
+            f"{run.folder} has its linear evaluation ({protocol.record}): {summary(result)}{other} (rerun=true repeats it)"
         )
     else:
         result = _evaluate(run, asked, place, protocol, rerun)
@@ -69,13 +72,17 @@ def _evaluate(run: Run, asked: LinearEval, place: Place, protocol: Protocol, rer
     from moco.training.components import Components
     from moco.training.signals import Signals
 
-    config = run.config
     with Signals() as signals:
         with signals.preparing(), agreed():
             check_environment(asked.tracker)
             stand(run.folder)
-            parts = Components(moved(run, asked.data.root), asked.device, pretrained=False)
-            check_images(run, parts.data_described, WHERE)
+            other = isinstance(asked, OtherData)
+            config = on_other_data(run, asked.data) if isinstance(asked, OtherData) else moved(run, asked.root)
+            parts = Components(config, asked.device, pretrained=False)
+            if not other:
+                check_images(run, parts.data_described, WHERE)
+            elif not parts.data.classes:
+                raise UserError(f"data={config.data.name} has no labels to fit a classifier to: give one that has")
             load_encoder(run, parts.encoder).to(parts.device)
         with holding(run, "linear_eval", parts.device, place, signals) as lease:
             result = told(run.result) or {}  # another process may have added to it meanwhile
@@ -83,11 +90,13 @@ def _evaluate(run: Run, asked: LinearEval, place: Place, protocol: Protocol, rer
                 return result
             if rerun and first():
                 _forget(run, result, protocol)
-            with tracking(asked.tracker, run, config, "linear_eval", place) as tracker:
+            with tracking(asked.tracker, run, run.config, "linear_eval", place) as tracker:
                 tracker.catch_up(run.metrics())
                 outcome = Evaluation(parts, asked, checkpoint_of(run, protocol), lease, signals).fit()
-                line = {"epoch": result["epochs"], "step": result["steps"], **outcome.scores}
-                _add(result, protocol, outcome.scores, {**_described(asked, parts), **outcome.also})
+                prefix = f"{protocol.data}/" if protocol.data else ""
+                scores = {f"{prefix}{name}": score for name, score in outcome.scores.items()}
+                line = {"epoch": result["epochs"], "step": result["steps"], **scores}
+                _add(result, protocol, scores, {**_described(asked, parts), **outcome.also})
                 lease.check()
                 if first():
                     run.append_metrics(line)
@@ -107,8 +116,8 @@ def _described(asked: LinearEval, parts: "Components") -> dict[str, Json]:
 def _add(result: dict[str, Json], protocol: Protocol, scores: dict[str, Json], described: dict[str, Json]) -> None:
     """Puts a linear evaluation into the run's result."""
     probes = result.setdefault("probes", {})
-    assert isinstance(probes, dict) and protocol.probe
-    probes[protocol.probe] = described
+    assert isinstance(probes, dict)
+    probes[protocol.record] = described
     result.update(scores)
 
 
@@ -116,14 +125,15 @@ def _forget(run: Run, result: dict[str, Json], protocol: Protocol) -> None:
     """Takes an earlier linear evaluation out, finished or not; the order to begin again is obeyed with that."""
     checkpoint_of(run, protocol).unlink(missing_ok=True)
     for one in of_probe(str(protocol.probe)):
+        one = one.on(protocol.data) if protocol.data else one
         for metric in (one.metric(1), one.metric(5), one.spread):
             result.pop(metric, None)
-    if isinstance(probes := result.get("probes"), dict) and protocol.probe:
-        probes.pop(protocol.probe, None)
+    if isinstance(probes := result.get("probes"), dict):
+        probes.pop(protocol.record, None)
     run.write_result(result)
     run.order(protocol.prefix).unlink(missing_ok=True)
 
 
 def checkpoint_of(run: Run, protocol: Protocol) -> Path:
     """Where a linear evaluation keeps how far it is."""
-    return run.folder / f"probe_{protocol.probe}.pt"
+    return run.folder / f"probe_{protocol.record.replace('/', '@')}.pt"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from common import METHODS, TINY, composed
 
-from moco.config.schema import LinearEval
+from moco.config.check import check_linear_eval
 from moco.errors import UserError
 from moco.io import Json
 from moco.launch.job import Task
@@ -137,7 +137,7 @@ def test_linear_evaluation_of_a_sweep_takes_its_finished_runs(
     folders = [finish(*BASE, "seed=0"), finish(*BASE, "seed=1"), finish(*BASE, "seed=2", epochs=1)]
     Sweep(tmp_path / "runs", "s").record([folder.name for folder in folders])
     values = composed(f"runs_dir={tmp_path}/runs", "sweep=s", "rerun=true", entry="linear_eval")
-    found = linear_tasks(LinearEval.model_validate(values))
+    found = linear_tasks(check_linear_eval(values))
     assert [(task.run.folder, task.config, task.label) for task in found] == [
         (folder, None, f"seed={seed}") for seed, folder in enumerate(folders[:2])
     ]
@@ -146,7 +146,7 @@ def test_linear_evaluation_of_a_sweep_takes_its_finished_runs(
     for folder in folders[:2]:
         (folder / "result.json").unlink()
     with pytest.raises(UserError, match="no run of sweep s is done"):
-        linear_tasks(LinearEval.model_validate(values))
+        linear_tasks(check_linear_eval(values))
 
 
 def test_a_linear_evaluation_needs_a_run() -> None:

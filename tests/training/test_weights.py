@@ -1,0 +1,133 @@
+"""Weights from elsewhere: a run of their own, by the same ruler as one that was trained here."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from commands import call
+from common import composed
+
+from moco.analysis.table import lines
+from moco.config.check import check_linear_eval
+from moco.config.components import instantiate
+from moco.config.schema import Config, WeightsEval
+from moco.errors import UserError
+from moco.runs.identity import identity
+from moco.runs.listing import all_runs
+from moco.training.linear_eval import linear_eval
+from moco.training.pretrain import train
+from moco.training.weights import read, run_of_weights
+
+Make = Callable[..., Config]
+SAME = ["data=digits", "data.size=8", "k=5", "tracker=none", "device=cpu", "probe=cached", "probe.epochs=2"]
+SMALL = ["model=small", "model.widths=[8,16]", "augment.crop=[0.5,1.0]"]
+
+
+def asked(file: Path, tmp_path: Path, *words: str, typed: tuple[str, ...] = ()) -> WeightsEval:
+    values = composed(f"weights={file}", f"runs_dir={tmp_path}/runs", *SAME, *words, entry="linear_eval")
+    found = check_linear_eval(values, typed)
+    assert isinstance(found, WeightsEval)
+    return found
+
+
+@pytest.mark.parametrize("form", ["pth", "safetensors"])
+def test_weights_score_as_the_run_that_they_are_from(form: str, tiny: Make, tmp_path: Path) -> None:
+    config = tiny("simclr", "epochs=1")
+    train(config)
+    [own] = all_runs(tmp_path / "runs")
+    content = torch.load(own.checkpoint, weights_only=True)["method"]
+    weights = {key.removeprefix("encoder."): value for key, value in content.items() if key.startswith("encoder.")}
+    file = tmp_path / f"theirs.{form}"
+    if form == "pth":
+        torch.save({"state_dict": {f"module.encoder_q.{key}": value for key, value in weights.items()}}, file)
+    else:
+        contiguous = {key: value.contiguous() for key, value in weights.items()}
+        pytest.importorskip("safetensors.torch").save_file(contiguous, file)
+
+    wanted = asked(file, tmp_path, *SMALL)
+    run = run_of_weights(wanted)
+    linear_eval(run, wanted.of_run(run.id))
+    linear_eval(own, config.evaluation().model_copy(update={"probe": wanted.probe}))
+
+    result, theirs = run.result or {}, own.result or {}
+    names = [name for name in theirs if name.startswith(("knn/", "linear_cached/", "repr/")) and "_head" not in name]
+    assert len(names) >= 4 and {name: result[name] for name in names} == {name: theirs[name] for name in names}
+    assert not any("head" in name for name in result) and run.folder.name.startswith("theirs-small-digits-")
+    file.unlink()  # the folder has them
+    linear_eval(run, wanted.of_run(run.id).model_copy(update={"rerun": True}))
+    assert run.result and run.result["linear_cached/top1"] == result["linear_cached/top1"]
+
+
+def test_weights_are_a_row_of_the_table_without_settings_of_a_training(tmp_path: Path) -> None:
+    file = tmp_path / "moco_v2_800ep.pth.tar"
+    torch.manual_seed(0)
+    torch.save(instantiate(asked(file, tmp_path, *SMALL).model).state_dict(), file)
+    run = run_of_weights(asked(file, tmp_path, *SMALL))
+    before = (run.folder / "result.json").read_bytes()
+    assert run_of_weights(asked(file, tmp_path, *SMALL, "seed=3")).folder == run.folder
+    assert (run.folder / "result.json").read_bytes() == before and run.config.seed == 0
+    [line] = lines([run])
+    assert (line.row["Protocol"], line.row["Method"], line.row["Neighbours"]) == ("kNN", "moco_v2_800ep", 5)
+    assert line.row["Params"] and not any(line.row[name] for name in ("Batch", "Epochs", "Temperature", "Feature Dim"))
+    other = tmp_path / "copy" / "moco_v2_800ep.pth.tar"
+    other.parent.mkdir()
+    shutil.copy(file, other)
+    assert identity(run_of_weights(asked(other, tmp_path, *SMALL)).config) == run.id
+    torch.save({**torch.load(file), "extra.head": torch.zeros(1)}, other)
+    with pytest.raises(UserError, match="copy/.* does not fit model=small: it has besides extra.head"):
+        run_of_weights(asked(other, tmp_path, *SMALL))
+    assert [one.id for one in all_runs(tmp_path / "runs")] == [run.id]
+
+
+class Code:
+    """An object that a pickle brings along."""
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (
+            {"state_dict": {"a": torch.zeros(1)}, "hyper_parameters": Code()},
+            "holds more than tensors, and to load that could",
+        ),
+        ({"epoch": 3}, "holds no tensors by name"),
+        (torch.zeros(3), "holds no tensors by name"),
+        (None, "is no file of weights"),
+    ],
+)
+def test_files_without_weights_are_refused_in_a_line(content: Any, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "some.pth"
+    file.write_bytes(b"not a file of torch's") if content is None else torch.save(content, file)
+    with pytest.raises(UserError, match=said) as error:
+        read(file)
+    assert "\n" not in str(error.value) and str(error.value).startswith(str(file))
+
+
+def test_a_stem_that_was_not_typed_is_that_of_the_weights(tmp_path: Path) -> None:
+    file = tmp_path / "tv.pth"
+    words = ["model=resnet18", "model.stem=imagenet"]
+    torch.manual_seed(0)
+    torch.save(instantiate(asked(file, tmp_path, *words, typed=("model.stem",)).model).state_dict(), file)
+    run = run_of_weights(asked(file, tmp_path, words[0]))
+    assert run.config.model.stem == "imagenet" and run.config.model.architecture == "resnet18"
+    typed = asked(file, tmp_path, words[0], "model.stem=cifar", typed=("model.stem",))
+    with pytest.raises(UserError, match=r"conv1.weight \(64x3x7x7, not 64x3x3x3\)"):
+        run_of_weights(typed)
+
+
+def test_the_command_is_on_features_unless_a_probe_is_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "some.pth"
+    torch.save(instantiate(asked(file, tmp_path, *SMALL).model).state_dict(), file)
+    words = [word for word in SAME if not word.startswith("probe=")]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [])
+    assert call(["linear-eval", "weights=some.pth", *SMALL, *words]) in (0, None)
+    out, err = capfd.readouterr()
+    assert "Linear (cached)" in out and "some.pth: it has all" in err
+    [run] = all_runs(tmp_path / "runs")
+    assert run.result and [*run.result["probes"]] == ["cached"]
