@@ -33,7 +33,8 @@ def slots(devices: Sequence[str], each: int) -> list[str]:
         UserError: there are fewer.
     """
     if len(devices) < each:
-        there = f"there are {len(devices)} ({', '.join(devices)})" if devices else "this machine has none"
+        number = {0: "this machine has none", 1: "there is one"}.get(len(devices), f"there are {len(devices)}")
+        there = f"{number} ({', '.join(devices)})" if devices else number
         raise UserError(f"hydra.launcher.gpus_per_point={each} takes {each} GPUs, and {there}: give fewer, or 1")
     return [",".join(devices[i : i + each]) for i in range(0, len(devices) - each + 1, each)]
 
