@@ -4,7 +4,6 @@ Under torchrun each rank composes for itself, and rank 0 speaks for all.
 """
 
 import contextlib
-import contextlib
 import os
 import signal
 import sys
