@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 from pydantic_core import PydanticCustomError
 
 from moco.io import Json
+from moco.protocols import LINEAR_PROTOCOLS, Protocol
 
 VERSION = 1  # of the schema; a frozen configuration carries that of the code that froze it
 DEVICE = r"^(auto|cpu|mps|cuda(:\d+)?)$"
@@ -28,6 +29,15 @@ ARGUMENTS_AS_BEFORE: dict[str, Json] = {
     "model.zero_init_residual": False,
 }
 
+
+WEIGHTS = "moco.methods.Weights"  # the method of weights that were trained elsewhere
+# What stands for a training in the configuration of such weights, which has none.
+UNTRAINED: dict[str, Json] = {
+    **dict.fromkeys(("temperature", "m", "feature_dim", "momentum", "recipe")),
+    **{"batch_size": 2, "epochs": 1, "eval_every": 1, "checkpoint_minutes": 5, "compile": False, "linear_eval": False},
+    "optimizer": {"name": "none", "_target_": "torch.optim.SGD", "lr": 1, "weight_decay": 0, "scale_lr": False},
+    "schedule": {"name": "none", "_target_": "moco.optim.constant", "warmup_epochs": 0},
+}
 
 MOST_SEED = 2**63 - 1
 MOST_PIXELS = 1_000_000  # of a side
@@ -367,8 +377,6 @@ class Recipe(Section):
     source: str | None = None
     knn: list[float | None] | None = None
     linear: list[float | None] | None = None
-    linear_moco: list[float | None] | None = None
-    linear_simclr: list[float | None] | None = None
     note: str | None = None
 
 
@@ -392,7 +400,9 @@ class Config(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(description="auto: bf16 where the hardware is fast at it")
     compile: bool = Field(description="torch.compile for the backbone (costs a minute at the start)")
     micro_batch: int | None = Field(
-        None, ge=1, description="images that pass the network at a time on a device: less memory, more time, the same run"
+        None,
+        ge=1,
+        description="images that pass the network at a time on a device: less memory, more time, the same run",
     )
     device: str = Field(pattern=DEVICE, description="auto, cpu, cuda, cuda:1 or mps")
     eval_every: int = Field(ge=1, description="epochs between kNN evaluations; the last epoch always has one")
@@ -432,7 +442,12 @@ class Config(Section):
         if splits and self.batch_size % splits:
             yield f"batch_size={self.batch_size} is not a multiple of method.splits={splits}: give another, or method.splits=1"
         group = self.batch_size // (splits or 1)
-        if self.micro_batch and self.micro_batch < self.batch_size and self.micro_batch % group and self.model.has_batch_norm:
+        if (
+            self.micro_batch
+            and self.micro_batch < self.batch_size
+            and self.micro_batch % group
+            and self.model.has_batch_norm
+        ):
             yield (
                 f"micro_batch={self.micro_batch} is not a multiple of {group}, the images over which BatchNorm takes "
                 "statistics (batch_size / method.splits): give one, or more method.splits"
@@ -454,9 +469,9 @@ class Config(Section):
         given: dict[str, Json] = self.model_dump(by_alias=True, exclude_unset=True)
         return {"version": VERSION, **given, "rerun": False}
 
-    def evaluation(self) -> "LinearEval":
+    def evaluation(self) -> "OwnData":
         """The linear evaluation that `linear_eval=true` asks for."""
-        return LinearEval(
+        return OwnData(
             run=None,
             sweep=None,
             runs_dir=self.runs_dir,
@@ -493,7 +508,7 @@ class DataRoot(Section):
 
 
 class LinearEval(Section):
-    """Keys of linear_eval.py."""
+    """Keys of linear_eval.py, whatever the classifier is fitted to."""
 
     run: str | None = Field(description="id or folder of a finished run")
     sweep: str | None = Field(description="a sweep: each of its finished runs that lacks it, through hydra/launcher")
@@ -501,6 +516,72 @@ class LinearEval(Section):
     device: str = Field(pattern=DEVICE, description="auto, cpu, cuda, cuda:1 or mps")
     seed: int = Field(ge=0, le=MOST_SEED, description="of the classifier, its data order and views")
     rerun: bool = Field(description="evaluate again where it has been done")
-    data: DataRoot = DataRoot()
     probe: Probe
     tracker: Tracking
+
+    @property
+    def protocol(self) -> Protocol:
+        """By which it scores, the first where there are several."""
+        return LINEAR_PROTOCOLS[self.probe.name]
+
+    @property
+    def root(self) -> str | None:
+        """Where the run's images lie now, if they have moved."""
+        return None
+
+
+class OwnData(LinearEval):
+    """On the data set that the run was trained on."""
+
+    data: DataRoot = DataRoot()
+
+    @property
+    def root(self) -> str | None:
+        return self.data.root
+
+
+class OtherData(LinearEval):
+    """On another data set, which the frozen backbone has not seen: transfer."""
+
+    data: Data
+
+    @property
+    def protocol(self) -> Protocol:
+        return super().protocol.on(str(self.data.name))
+
+
+class WeightsEval(OtherData):
+    """Of weights that somebody else has trained: they become a run of their own, whose data this is."""
+
+    weights: Place = Field(
+        description="a file of weights trained elsewhere, with model=... data=...: by the same ruler"
+    )
+    model: Model
+    augment: Augmentation
+    k: int = Field(ge=1, description="with weights: neighbours that vote in kNN")
+    knn_temperature: float = Field(gt=0, description="with weights: temperature of the votes' weights")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        description="with weights: auto, bf16 where hardware is fast at it"
+    )
+
+    @property
+    def protocol(self) -> Protocol:
+        return LINEAR_PROTOCOLS[self.probe.name]
+
+    def frozen(self, sha256: str, model: Model) -> dict[str, Json]:
+        """What the folder of these weights keeps as its configuration: nothing of a training, which `thaw` makes up for.
+
+        Args:
+            model: with what was read off the weights.
+        """
+        name = os.path.basename(self.weights).split(".")[0][:LONGEST] or "weights"
+        left_out = {"run", "sweep", "weights", "rerun", "model"}
+        given = self.model_dump(by_alias=True, exclude_unset=True, exclude=left_out) | {"seed": 0}
+        method = {"name": name, "_target_": WEIGHTS, "sha256": sha256}
+        section = model.model_dump(by_alias=True, exclude_unset=True)
+        return {"version": VERSION, "method": method, "model": section, **given, "rerun": False}
+
+    def of_run(self, run: str) -> OwnData:
+        """The linear evaluation of these weights once they are a run."""
+        given = {name: getattr(self, name) for name in LinearEval.model_fields}
+        return OwnData(**given | {"run": run})
