@@ -339,10 +339,13 @@ class Run:
         return next(filter(None, (_tail(path, n) for path in logs)), [])
 
     def rank_tails(self, n: int) -> dict[int, list[str]]:
-        """The last n lines of the logs of its job's other ranks, which are silent as long as all is well; by rank."""
-        job = self.job()
-        tails = {rank: _tail(path, n) for rank, path in enumerate(job.logs if job else [])}
-        return {rank: tail for rank, tail in tails.items() if rank and tail}
+        """The last n lines of the logs of its job's other ranks, by rank; as long as all is well, they say nothing."""
+        job, tails = self.job(), dict[int, list[str]]()
+        for rank, log in enumerate(job.logs if job else []):
+            tail = [line for line in _tail(log, n) if not line.startswith("submitit INFO")]
+            if rank and tail:
+                tails[rank] = tail
+        return tails
 
     def warnings(self) -> list[str]:
         """What its job's log warns of, in the log's last megabyte; each line once."""

@@ -89,6 +89,29 @@ def test_what_is_not_given_is_left_to_the_partition(launcher: Callable[..., Slur
     assert launcher()._parameters(Part([], 1, jobs=["7", "9_1"]))["dependency"] == "afterany:7:9_1"
 
 
+def test_a_point_of_several_tasks_keeps_the_log_of_each_and_a_promotion_is_one_task(
+    launcher: Callable[..., SlurmLauncher], tasks: Tasks, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    submitted: list[object] = []
+    executor = Executor(submitted)
+    monkeypatch.setattr(SlurmLauncher, "_executor", lambda self: executor)
+    monkeypatch.setattr(slurm_client, "forget_job", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    [task], made = tasks(1), launcher(nodes=2, tasks_per_node=2, cpus_per_task=3, srun_args=["--cpu-bind=none"])
+    made._submit(made._arrays([task]))
+    asked = executor.parameters
+    assert (asked["nodes"], asked["ntasks_per_node"]) == (2, 2)
+    assert asked["srun_args"] == ["--cpus-per-task=3", "--kill-on-bad-exit=1", "--wait=0", "--cpu-bind=none"]
+    small = promotion.small(asked)
+    assert (small["nodes"], small["ntasks_per_node"], small.get("srun_args")) == (1, 1, None)
+    job = task.run.job()
+    assert job and job.logs == [f"7_0_{rank}_log.out" for rank in range(4)]
+    for rank, text in enumerate(["an epoch", "submitit INFO - begins", "error: out of memory"]):
+        Path(job.logs[rank]).write_text(f"{text}\n")
+    assert task.run.log_tail(5) == ["an epoch"] and task.run.rank_tails(5) == {2: ["error: out of memory"]}
+    assert "--kill-on-bad-exit=1" not in launcher()._parameters(Part([], 1))["srun_args"]  # type: ignore[operator]
+
+
 def test_a_sweep_above_the_submit_limit_goes_in_waves_where_the_launcher_stays(
     launcher: Callable[..., SlurmLauncher], tasks: Tasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
