@@ -16,6 +16,8 @@ from moco.errors import UserError
 from moco.runs.identity import flatten, folder_name, identity
 from moco.runs.settings import alike_but_for_seed
 
+PACKED = ["data.packed=jpeg", "data.size=256", "augment.size=224", "augment.eval_size=224"]
+
 
 @pytest.mark.parametrize(
     "one, other",
@@ -33,6 +35,8 @@ from moco.runs.settings import alike_but_for_seed
         ([], ["device=cpu"]),
         ([], ["runs_dir=/elsewhere"]),
         ([], ["data.root=/elsewhere"]),
+        (["data=image_folder", "data.root=/a/birds"], ["data=image_folder", "data.root=/birds", "data.storage=disk"]),
+        (["data=huggingface", "data.path=a/birds"], ["data=huggingface", "data.path=/birds", "data.cache=/elsewhere"]),
         ([], ["checkpoint_minutes=1"]),
         ([], ["linear_eval=true", "probe=cached"]),
         ([], ["recipe=moco_cifar"]),  # whose settings are the defaults
@@ -67,6 +71,12 @@ def test_another_run():
         ["method.symmetric=true"],
         ["schedule.warmup_epochs=1"],
         ["data.validation=0.1"],
+        ["data=image_folder", "data.root=/birds"],
+        ["data=image_folder", "data.root=/birds", "data.size=64"],
+        ["data=image_folder", "data.root=/birds", "data.skip_corrupt=true"],
+        ["data=image_folder", "data.root=/birds", *PACKED],
+        ["data=huggingface", "data.path=a/birds", *PACKED],
+        ["data=huggingface", "data.path=a/birds", *PACKED, "data.label=other"],
         ["method=npid"],
         *([f"recipe={choice}"] for group, choice in CHOICES if group == "recipe" and choice != "moco_cifar"),
     ]
