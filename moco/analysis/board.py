@@ -14,12 +14,12 @@ from moco.analysis.records import clock_note
 from moco.analysis.standings import Standing, standings
 from moco.errors import UserError
 from moco.io import Json
+from moco.progress import duration
 from moco.protocols import KNN
 from moco.runs.run import Run
 from moco.runs.settings import describe, identifying
 from moco.runs.state import State
 from moco.runs.sweep import select
-from moco.training.progress import duration
 
 FILES = ("config.json", "lease.json", "job.json", "metrics.jsonl", "result.json", "error.txt")
 METRICS = FILES.index("metrics.jsonl")

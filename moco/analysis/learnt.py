@@ -14,10 +14,10 @@ from moco.errors import UserError
 from moco.evaluation.features import Labelled, features
 from moco.evaluation.knn import neighbours, votes
 from moco.models.modes import eval_mode
+from moco.progress import Progress
 from moco.runs.run import Run
 from moco.training.checkpoint import load_checkpoint, load_weights
 from moco.training.components import Components
-from moco.training.progress import Progress
 from moco.training.same_data import WHERE, check_images, moved
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from moco.analysis.replay_answer import answer, notes
 from moco.analysis.replay_grid import Grid, grids, possible
 from moco.analysis.table import Cell, Row
 from moco.launch.halving import Halving
+from moco.progress import duration
 from moco.runs.run import Run
 from moco.terminal import Column, draw, plain
-from moco.training.progress import duration
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from moco.analysis.records import clock_note, state_counts
 from moco.analysis.standings import Standing
+from moco.progress import duration
 from moco.runs.how_far import time_left
 from moco.runs.state import State
 from moco.terminal import Column, draw, most, plain
-from moco.training.progress import duration
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -12,10 +12,10 @@ from moco.errors import UserError
 from moco.launch import budget
 from moco.launch.job import Task
 from moco.launch.pace import Job, Pace, Point, point, stands, units
+from moco.progress import duration
 from moco.runs.how_far import time_left
 from moco.runs.state import State
 from moco.terminal import Column, draw, most
-from moco.training.progress import duration
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

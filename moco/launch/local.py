@@ -21,10 +21,10 @@ from moco.launch.live import Screen, Sight
 from moco.launch.options import LocalOptions
 from moco.launch.pace import Job, stands
 from moco.launch.telling import Warnings
+from moco.progress import duration
 from moco.runs.lease import Place
 from moco.runs.state import State
 from moco.runs.sweep import Sweep
-from moco.training.progress import duration
 
 if TYPE_CHECKING:
     from submitit import LocalJob

@@ -17,6 +17,7 @@ from moco.data.pixels import AnyImages
 from moco.errors import UserError
 from moco.io import Json
 from moco.methods import Shuffled
+from moco.progress import SHOW_EVERY, Progress
 from moco.protocols import KNN, KNN_HEAD
 from moco.ranks import average, own, ranks
 from moco.runs.lease import Lease, Paused, Stopped
@@ -26,7 +27,6 @@ from moco.tracking.tracker import Tracker
 from moco.training.batches import Batches
 from moco.training.checkpoint import load_checkpoint, save_checkpoint
 from moco.training.distributed import Bystander, agreed, first, told
-from moco.training.progress import SHOW_EVERY, Progress
 from moco.training.replica import replicated, settle
 from moco.training.signals import Signals
 

@@ -7,10 +7,10 @@ import pytest
 from common import METHODS, TINY
 from terminals import plain, terminal
 
-from moco.training.progress import Progress, _fitting
+from moco.progress import Progress, _fitting
 
 BAR = """
-from moco.training.progress import Progress
+from moco.progress import Progress
 bar = Progress("training", 39000, 100)
 bar.update(1234, epoch=7, kNN=48.33, best=50.125, loss=6.54321, **{"images/s": 1234.5})
 bar.line("epoch 6/200  loss 6.6000")
@@ -43,7 +43,7 @@ def test_no_number_is_cut() -> None:
 
 
 def test_elsewhere_there_are_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moco.training.progress.PLAIN_EVERY", 0.0)
+    monkeypatch.setattr("moco.progress.PLAIN_EVERY", 0.0)
     bar = Progress("training", 10)
     bar.update(5, epoch=1, kNN=48.33, best=50.125)
     bar.close()
