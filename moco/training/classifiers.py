@@ -15,11 +15,11 @@ from moco.evaluation.probe_grid import Grid, drawn, linear_probe_grid
 from moco.io import Json
 from moco.models.modes import eval_mode
 from moco.optim import scaled_lr
+from moco.progress import SHOW_EVERY, Progress
 from moco.protocols import KNN, LINEAR_PROTOCOLS, Protocol, of_probe
 from moco.runs.lease import Lease, Stopped
 from moco.training.checkpoint import load_checkpoint, save_checkpoint
 from moco.training.distributed import Bystander, agreed, first, say, told
-from moco.training.progress import SHOW_EVERY, Progress
 
 if TYPE_CHECKING:
     from moco.training.components import Components
