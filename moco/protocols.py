@@ -37,6 +37,10 @@ class Protocol:
     def top1(self) -> str:
         return self.metric(1)
 
+    def at(self, k: int) -> str:
+        """The name of kNN's top-1 with so many neighbours, where several numbers of them are tried."""
+        return f"{self.prefix}/top1_k{k}"
+
     @property
     def spread(self) -> str:
         """The name of the standard deviation of top-1 over draws of the labels, where there are several."""

@@ -1,6 +1,6 @@
 """Weighted k-nearest-neighbour classification."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -26,21 +26,35 @@ def knn(
     """Accuracy of weighted k-nearest-neighbour classification, see `votes`. Each query takes 8 bytes for each of its k
     neighbours, and a bank of a million rows of 512 dimensions half a GB in addition to its own memory. Of several processes
     each classifies a share of the queries."""
-    n = len(queries.labels)
+    blocks = {"query_block": query_block, "bank_block": bank_block}
+    return knn_at(bank, queries, (k,), temperature=temperature, num_classes=num_classes, **blocks)[k]
+
+
+def knn_at(
+    bank: Labelled,
+    queries: Labelled,
+    ks: Sequence[int],
+    *,
+    temperature: float,
+    num_classes: int,
+    query_block: int = QUERY_BLOCK,
+    bank_block: int = BANK_BLOCK,
+) -> dict[int, Accuracy]:
+    """The same for several k, from one search for the largest."""
+    n, k = len(queries.labels), max(ks)
     mine = own(n, query_block)
-    blocks = votes(
-        bank,
-        queries.x[mine],
-        k=k,
-        temperature=temperature,
-        num_classes=num_classes,
-        query_block=query_block,
-        bank_block=bank_block,
-    )
-    labels = queries.labels[mine].cpu()
-    found = [ranks(scores, label) for scores, label in zip(blocks, torch.split(labels, query_block))]
-    whole = collect(torch.cat([labels.new_empty(0, dtype=torch.int64), *found]), n, query_block)
-    return Accuracy(*shares(whole, (1, 5)))
+    voters, labels = bank.labels.to(bank.x.device), queries.labels[mine].cpu()
+    nearest = neighbours(bank.x, queries.x[mine], k, query_block=query_block, bank_block=bank_block)
+    found: dict[int, list[Tensor]] = {one: [labels.new_empty(0, dtype=torch.int64)] for one in ks}
+    for similarity, rows, label in zip(*(torch.split(x, query_block) for x in (*nearest, labels))):
+        if len(ks) > 1:
+            similarity, order = similarity.sort(1, descending=True)
+            rows = rows.gather(1, order)
+        for one in ks:
+            scores = _counted(voters, similarity[:, :one], rows[:, :one], temperature, num_classes)
+            found[one].append(ranks(scores, label))
+    whole = {one: collect(torch.cat(parts), n, query_block) for one, parts in found.items()}
+    return {one: Accuracy(*shares(ranking, (1, 5))) for one, ranking in whole.items()}
 
 
 @torch.no_grad()
@@ -69,14 +83,25 @@ def votes(
     Yields:
         float64 [up to query_block, C] on the CPU, for the queries in order.
     """
-    labels = bank.labels.to(bank.x.device)
+    voters = bank.labels.to(bank.x.device)
     nearest = neighbours(bank.x, queries, k, query_block=query_block, bank_block=bank_block)
-    # Votes are counted on the CPU, where scatter_add_ adds in a fixed order and float64 is available.
     for similarity, rows in zip(*(torch.split(x, query_block) for x in nearest)):
-        votes_for, similarity = labels[rows.long()].cpu().long(), similarity.cpu().double()  # [block, k] each
-        # Weights are divided by the largest, which changes no comparison and keeps exp finite at small temperatures.
-        weights = ((similarity - similarity.amax(1, keepdim=True)) / temperature).exp()  # [block, k]
-        yield weights.new_zeros(len(rows), num_classes).scatter_add_(1, votes_for, weights)  # [block, C]
+        yield _counted(voters, similarity, rows, temperature, num_classes)
+
+
+def _counted(voters: Tensor, similarity: Tensor, rows: Tensor, temperature: float, num_classes: int) -> Tensor:
+    """The votes of these rows of the bank, with their similarities, [block, k] each -> float64 [block, C].
+
+    They are counted on the CPU, where scatter_add_ adds in a fixed order and float64 is available.
+
+    Args:
+        voters: the labels of the bank, int [N].
+    """
+    labels = voters[rows.long()].cpu().long()  # [block, k]
+    similarity = similarity.cpu().double()  # [block, k]
+    # Weights are divided by the largest, which changes no comparison and keeps exp finite at small temperatures.
+    weights = ((similarity - similarity.amax(1, keepdim=True)) / temperature).exp()  # [block, k]
+    return weights.new_zeros(len(rows), num_classes).scatter_add_(1, labels, weights)  # [block, C]
 
 
 @torch.no_grad()

@@ -182,7 +182,7 @@ def _train(config: Config, run: Run, place: Place, rungs: "Rungs | None") -> dic
                     optimizer=optimizer,
                     schedule=schedule,
                     views=parts.drawn_views(),
-                    evaluate=evaluation(parts, method, views),
+                    evaluate=evaluation(parts, method, views, lambda: trainer.step == trainer.steps),
                     autocast=parts.autocast,
                     tracker=tracker,
                     rungs=rungs,

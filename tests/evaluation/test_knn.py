@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from moco.evaluation import knn as knn_module
 from moco.evaluation.features import Labelled
-from moco.evaluation.knn import knn
+from moco.evaluation.knn import knn, knn_at
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +48,19 @@ def test_knn_equals_the_slow_loop(k, blocks, temperature):
     assert 10 < want[0] < 90 and want[0] < want[1] < 100  # neither guessing nor trivial
     got = knn(*data, k=k, temperature=temperature, num_classes=12, query_block=blocks[0], bank_block=blocks[1])
     assert got == pytest.approx(want)
+
+
+def test_several_k_from_one_search_equal_a_search_for_each(monkeypatch):
+    data = random_data()
+    searches, search = [], knn_module.neighbours
+    monkeypatch.setattr(
+        knn_module, "neighbours", lambda *args, **more: searches.append(args[2]) or search(*args, **more)
+    )
+    got = knn_at(*data, (10, 1, 83, 40), temperature=1.0, num_classes=12, query_block=10, bank_block=16)
+    assert searches == [83] and [*got] == [10, 1, 83, 40]
+    for k, found in got.items():
+        assert found == pytest.approx(slow_knn(*data, k, 1.0, 12))
+    assert len({*got.values()}) >= 3
 
 
 class Peak(TorchDispatchMode):

@@ -15,6 +15,7 @@ from moco.config.check import check_linear_eval
 from moco.config.components import instantiate
 from moco.config.schema import Config, WeightsEval
 from moco.errors import UserError
+from moco.protocols import KNN
 from moco.runs.identity import identity
 from moco.runs.listing import all_runs
 from moco.training.linear_eval import linear_eval
@@ -35,9 +36,11 @@ def asked(file: Path, tmp_path: Path, *words: str, typed: tuple[str, ...] = ()) 
 
 @pytest.mark.parametrize("form", ["pth", "safetensors"])
 def test_weights_score_as_the_run_that_they_are_from(form: str, tiny: Make, tmp_path: Path) -> None:
-    config = tiny("simclr", "epochs=1")
+    config = tiny("simclr", "epochs=2")
     train(config)
     [own] = all_runs(tmp_path / "runs")
+    neighbours = {KNN.at(k) for k in (1, 10, 20, 100, 200)}
+    assert [neighbours <= line.keys() for line in own.metrics()] == [False, True]  # at the last evaluation alone
     content = torch.load(own.checkpoint, weights_only=True)["method"]
     weights = {key.removeprefix("encoder."): value for key, value in content.items() if key.startswith("encoder.")}
     file = tmp_path / f"theirs.{form}"
@@ -54,7 +57,7 @@ def test_weights_score_as_the_run_that_they_are_from(form: str, tiny: Make, tmp_
 
     result, theirs = run.result or {}, own.result or {}
     names = [name for name in theirs if name.startswith(("knn/", "linear_cached/", "repr/")) and "_head" not in name]
-    assert len(names) >= 4 and {name: result[name] for name in names} == {name: theirs[name] for name in names}
+    assert neighbours < {*names} and {name: result[name] for name in names} == {name: theirs[name] for name in names}
     assert not any("head" in name for name in result) and run.folder.name.startswith("theirs-small-digits-")
     file.unlink()  # the folder has them
     linear_eval(run, wanted.of_run(run.id).model_copy(update={"rerun": True}))
