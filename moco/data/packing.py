@@ -6,10 +6,10 @@ import shutil
 import sys
 import warnings
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,11 @@ from moco.data.place import alone, candidates, choose, tidy
 from moco.data.source import How, Source
 from moco.errors import UserError
 from moco.io import write_atomic
+from moco.progress import Progress
 
+T = TypeVar("T")
 AHEAD = 64  # images that are decoded and not yet written, so that few are in memory
+TOLD_EVERY = 50  # images
 TOLD = 8e9  # bytes of raw pixels from which on it is said that JPEG takes less
 JPEG_SHARE = 0.11  # bytes of JPEG for a byte of pixels: ImageNet at 256 pixels is 22 GB, and would be 250 GB whole
 
@@ -152,10 +155,10 @@ def _listed(path: Path, bad: Sequence[tuple[str, str]]) -> Path | None:
     return None
 
 
-def _decode(part: "Part", words: Sequence[bytes], rows: Sequence[int], source: Source, how: How) -> dict[int, str]:
+def _decode(part: Part, words: Sequence[bytes], rows: Sequence[int], source: Source, how: How) -> dict[int, str]:
     """Puts the images of these rows into the part; the reasons of those that are not readable, by row."""
     bad: dict[int, str] = {}
-    waiting: deque[tuple[int, Future[Image | str]]] = deque()
+    bar, taken = Progress("packing", len(rows)), 0
 
     def read(row: int) -> Image | str:
         try:
@@ -163,34 +166,51 @@ def _decode(part: "Part", words: Sequence[bytes], rows: Sequence[int], source: S
         except Unreadable as error:
             return str(error)
 
-    def put() -> None:
-        """Keeps the first that waits, once it is decoded."""
-        row, future = waiting[0]
-        image = future.result()
+    def keep(row: int, image: Image | str) -> None:
+        nonlocal taken
         if isinstance(image, str):
             bad[row] = image
         else:
             part.put(words[row], image)
+        taken += 1
+        if taken % TOLD_EVERY == 0:
+            bar.update(taken, unreadable=len(bad))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, on files that it reads all the same
+        try:
+            _each(read, keep, rows)
+        finally:
+            bar.close()
+    return bad
+
+
+def _each(read: Callable[[int], T], keep: Callable[[int, T], None], rows: Sequence[int]) -> None:
+    """Reads all rows in threads, AHEAD of them at most before one is kept, and keeps them in order.
+
+    Where that is interrupted nothing more is begun, and what has been read is kept.
+    """
+    waiting: deque[tuple[int, Future[T]]] = deque()
+
+    def keep_first() -> None:
+        row, future = waiting[0]
+        keep(row, future.result())
         waiting.popleft()
 
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        warnings.simplefilter("ignore")  # Pillow's, on files that it reads all the same
+    with ThreadPoolExecutor() as pool:
         try:
             for row in rows:
                 waiting.append((row, pool.submit(read, row)))
                 while waiting and (len(waiting) == AHEAD or waiting[0][1].done()):
-                    put()
+                    keep_first()
             while waiting:
-                put()
-        except BaseException:  # a signal, mostly: nothing more is begun, and what is decoded is kept
+                keep_first()
+        except BaseException:  # a signal, mostly
             pool.shutdown(cancel_futures=True)
-            done = [pair for pair in waiting if not pair[1].cancelled() and not pair[1].exception()]
-            waiting.clear()
-            waiting.extend(done)
-            while waiting:
-                put()
+            for row, future in waiting:
+                if not future.cancelled() and not future.exception():
+                    keep(row, future.result())
             raise
-    return bad
 
 
 def _image(source: str | BinaryIO, how: How) -> Image:
