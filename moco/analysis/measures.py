@@ -18,11 +18,11 @@ from moco.terminal import Column
 LOSS = Measure("train/loss", "Training loss", higher=False)  # what stands there without measuring anything
 WITHIN = "within "  # before the name of a setting
 NUMBERS = ("runs", "Spearman", "points below")
-NOTES = (
-    "Spearman: the rank correlation with the accuracy over all runs. Within a setting: among the runs that share its value, "
-    "the mean over the values.",
+SPEARMAN = "Spearman: the rank correlation with the accuracy over all runs."
+SHARED = "Within a setting: among the runs that share its value, the mean over the values."
+PICKS = (
     "Picks: the configuration that the measure puts first, by the mean over its seeds. Points below: how far its accuracy is "
-    "below that of the best.",
+    "below that of the best."
 )
 
 
@@ -161,7 +161,12 @@ def shown(one: Comparison) -> Shown:
         "heads": names,
         "right": [name for name in names if name in NUMBERS or name.startswith(WITHIN)],
         "rows": [{name: _text(name, row[name]) for name in names} for row in found],
-        "notes": [*NOTES, f"Chosen at random, a configuration is on average {costs} below the best."],
+        "notes": [
+            SPEARMAN,
+            *[SHARED] * any(name.startswith(WITHIN) for name in names),
+            PICKS,
+            f"Chosen at random, a configuration is on average {costs} below the best.",
+        ],
     }
 
 
