@@ -1,8 +1,9 @@
 """What the processes of one run, its ranks, share: rows of a batch, features, decisions. Free where there is one process.
 
-Rank r of W holds the r-th of W consecutive shares of a batch. moco.training.joining lets the ranks join.
+Rank r of W holds the r-th of W consecutive shares of a batch. moco.training.distributed lets the ranks join.
 """
 
+import datetime
 from typing import Any, TypeVar, cast
 
 import torch
@@ -10,6 +11,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 T = TypeVar("T")
+
+NO_END = datetime.timedelta(days=30)  # of a collective: one rank may decode or save for long while the others wait
 
 # torch before 2.14 has it under the other name, which newer ones warn of.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor

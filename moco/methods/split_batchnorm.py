@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from moco.errors import UserError
-from moco.ranks import rank, ranks
+from moco.ranks import NO_END, rank, ranks
 
 
 class SplitBatchNorm(_BatchNorm):
@@ -28,6 +28,7 @@ class SplitBatchNorm(_BatchNorm):
     """
 
     shared: "dist.ProcessGroup | None" = None
+    _check_non_zero_input_channels = nn.SyncBatchNorm._check_non_zero_input_channels  # which torch's forward asks for
 
     def __init__(self, num_features: int, splits: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
         super().__init__(num_features, eps, momentum)
@@ -186,5 +187,5 @@ def _ranks_of_groups(splits: int) -> "dist.ProcessGroup | None":
     if splits >= ranks():
         return None
     each = ranks() // splits
-    groups = [dist.new_group([*range(first, first + each)]) for first in range(0, ranks(), each)]
+    groups = [dist.new_group([*range(first, first + each)], timeout=NO_END) for first in range(0, ranks(), each)]
     return cast(dist.ProcessGroup, groups[rank() // each])  # this rank is none of the others'

@@ -84,7 +84,7 @@ class Evaluation:
         finally:
             if self.bar:
                 self.bar.close()
-        if told(first()):  # once all have read it
+        if first():  # all have read it
             self.path.unlink(missing_ok=True)
         return outcome
 

@@ -6,10 +6,11 @@ there are several.
 
 import contextlib
 import datetime
+import itertools
 import os
+import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PATIENCE = datetime.timedelta(minutes=10)  # for all ranks to come
-NO_END = datetime.timedelta(days=30)  # of a collective: one rank may decode for hours while another waits
-BEAT, SILENCE = 5.0, 45.0  # seconds between signs of life of a rank, and without one after which it is gone
+SHOWN = 5.0  # seconds after which one sees that the others are waited for
 GO_ON = "the same command goes on from the last checkpoint"
 
 
@@ -63,24 +63,39 @@ def joined(device: str) -> Iterator[None]:
     if not several() or _is_joined():
         yield
         return
+    import torch.distributed as dist
+
+    from moco.training.watch import Watch
+
     store = _join(device)
-    alive, _words.store = _Watch(store), store
+    alive, _words.store = Watch(store, _end), store
     try:
         with _silent():
             yield
-            alive.leave()
+            dist.barrier()  # all are at their ends
+            alive.stop()
     except BaseException as error:
         alive.stop()
-        raise _ending(error) from error
-    import torch.distributed as dist
-
+        if (ending := _ending(error)) is error:
+            raise
+        raise ending from error
     dist.destroy_process_group()
+
+
+def _end(who: str) -> None:
+    """Ends this process, which may wait in a collective for ever for somebody who is gone."""
+    if first():
+        os.write(2, f"error: {who} is gone, so all stop: {GO_ON}\n".encode())
+    os._exit(1)
 
 
 def _is_joined() -> bool:
     import torch.distributed as dist
 
     return dist.is_initialized()
+
+
+_joinings = itertools.count()  # in this process, as many as in the other ranks
 
 
 def _join(device: str) -> "Store":
@@ -90,16 +105,25 @@ def _join(device: str) -> "Store":
     from torch.distributed.distributed_c10d import PrefixStore, Store
     from torch.distributed.rendezvous import rendezvous
 
+    from moco.ranks import NO_END
     from moco.training.device import choose_device
 
     chosen = choose_device(device)
+    if chosen.type == "mps":
+        raise UserError(
+            f"device={device} is one device here (mps), and {os.environ['WORLD_SIZE']} processes are to share the run: give "
+            "device=cpu, or start one process"
+        )
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     shared = device.startswith("cuda:")  # one GPU for all, which NCCL refuses
     on_gpu = "gloo" if shared else "nccl"
     try:
         store: Store
-        store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+        with _waiting():
+            store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+        # torchrun's store, for one, still has what an earlier group of these processes has put there.
+        store = PrefixStore(f"joining {next(_joinings)}", store)
         dist.init_process_group(
             f"cpu:gloo,cuda:{on_gpu}" if chosen.type == "cuda" else "gloo",
             store=PrefixStore("run", store),
@@ -114,6 +138,25 @@ def _join(device: str) -> "Store":
             "give MASTER_ADDR and MASTER_PORT that they all reach (torchrun --standalone on one machine)"
         ) from error
     return store
+
+
+@contextlib.contextmanager
+def _waiting() -> Iterator[None]:
+    """While the others are waited for, in torch's own code: says so after a while, and Ctrl-C ends the process."""
+    where = ":".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    line = f"waits for the other processes of this run, {os.environ['WORLD_SIZE']} in all, at {where}"
+    timer = threading.Timer(SHOWN, lambda: say(line))
+    timer.daemon = True
+    timer.start()
+    unheard = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # it would be heard afterwards alone
+    if unheard:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if unheard:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextlib.contextmanager
@@ -140,9 +183,9 @@ class _Words:
                 said = f"{type(error).__name__}{f': {lines[0]}' if lines else ''}"
                 self.store.set(self.KEY, f"rank {_number('RANK', 0)}: {said}")
 
-    def gone(self) -> Gone:
-        """That another rank is gone, with what it has told."""
-        told = "a rank is gone"
+    def gone(self, error: RuntimeError) -> Gone:
+        """That another rank is gone, with what it has told, or else with what this one's connection says."""
+        told = " ".join(str(error).split())[-200:]
         with contextlib.suppress(Exception):
             if self.store and self.store.check([self.KEY]):
                 told = self.store.get(self.KEY).decode()
@@ -163,14 +206,14 @@ def in_words() -> Iterator[None]:
         yield
     except RuntimeError as error:
         if several() and _of_connection(error):
-            raise _words.gone() from error
+            raise _words.gone(error) from error
         raise
 
 
 def _ending(error: BaseException) -> BaseException:
     """What this rank ends with. What the user can mend is rank 0's to say; so is the loss of a rank."""
     if isinstance(error, RuntimeError) and _of_connection(error):
-        error = _words.gone()
+        error = _words.gone(error)
     elif not isinstance(error, SystemExit | Gone):
         _words.tell(error)
     return SystemExit(1) if isinstance(error, UserError) and not first() else error
@@ -182,57 +225,6 @@ def _of_connection(error: RuntimeError) -> bool:
 
     words = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe", "TCPStore")
     return isinstance(error, dist.DistError) or any(word in str(error) for word in words)
-
-
-class _Watch:
-    """Signs of life in the ranks' store, and an end of this process where another one's fail to come.
-
-    A collective on GPUs would wait for a rank that is gone for ever.
-    """
-
-    def __init__(self, store: "Store"):
-        import torch.distributed as dist
-
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        clone = getattr(store, "clone", None)
-        self.store = clone() if clone else store  # one that nobody else waits in
-        self.over = threading.Event()
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-        self.thread.start()
-
-    def _watch(self) -> None:
-        seen, beat = dict[int, tuple[bytes, float]](), 0
-        while not self.over.wait(BEAT):
-            beat += 1
-            try:
-                self.store.set(f"beat {self.rank}", str(beat))
-                gone = [other for other in range(self.size) if other != self.rank and self._is_gone(other, seen)]
-            except RuntimeError:
-                gone = [0]  # its process, or torchrun, holds the store
-            if gone and not self.over.is_set():
-                self._end(gone[0])
-
-    def _is_gone(self, other: int, seen: dict[int, tuple[bytes, float]]) -> bool:
-        key, now = f"beat {other}", time.monotonic()
-        value = self.store.get(key) if self.store.check([key]) else b""
-        if other not in seen or seen[other][0] != value:
-            seen[other] = value, now
-        return now - seen[other][1] > SILENCE
-
-    def _end(self, other: int) -> None:
-        if first():
-            os.write(2, f"error: rank {other} of {self.size} is gone, so all stop: {GO_ON}\n".encode())
-        os._exit(1)
-
-    def leave(self) -> None:
-        """All ranks are at their ends."""
-        import torch.distributed as dist
-
-        dist.barrier()
-        self.stop()
-
-    def stop(self) -> None:
-        self.over.set()
 
 
 def told(value: T) -> T:

@@ -1,6 +1,7 @@
 """SplitBatchNorm against a BatchNorm for each group."""
 
 import copy
+from typing import cast
 
 import pytest
 import torch
@@ -159,3 +160,11 @@ class Odd(nn.BatchNorm2d):
 def test_a_norm_that_cannot_be_split_is_named(norm: nn.Module, reason: str):
     with pytest.raises(UserError, match=f"method.splits=2 cannot split this model's {reason}.*: give method.splits=1"):
         split_batch_norm(nn.Sequential(norm), 2)
+
+
+def test_torch_takes_it_for_a_batchnorm_that_is_synchronised_on_gpus() -> None:
+    """What its forward asks a module for, which on a single rank goes on to batch_norm."""
+    x = torch.randn(8, 4, 3, 3)
+    ours, plain = SplitBatchNorm(4, 1), nn.BatchNorm2d(4)
+    torch.testing.assert_close(nn.SyncBatchNorm.forward(cast(nn.SyncBatchNorm, ours), x), plain(x))
+    torch.testing.assert_close(ours.running_var, plain.running_var)

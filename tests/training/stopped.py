@@ -12,12 +12,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import checked
 
 from moco.entry import run_or_exit
-from moco.training import distributed, trainer
+from moco.training import trainer, watch
 from moco.training.pretrain import train
 
 step, rank, number = map(int, sys.argv[2:])
 if number == signal.SIGSTOP:
-    distributed.BEAT, distributed.SILENCE = 0.1, 3.0
+    watch.BEAT, watch.SILENCE, watch.AT_END = 0.1, 3.0, 0.1
 seed_of = trainer.step_seed
 
 

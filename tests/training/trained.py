@@ -10,15 +10,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import checked
 
 from moco.entry import run_or_exit
-from moco.training.distributed import joined
 from moco.training.pretrain import train
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    with joined("cpu"):
-        for words in json.loads(sys.argv[1]):
-            train(checked(*words))
+    for words in json.loads(sys.argv[1]):
+        train(checked(*words))
 
 
 if __name__ == "__main__":
