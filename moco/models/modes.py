@@ -1,4 +1,4 @@
-"""The memory layout of a network, and evaluation mode for a while."""
+"""The memory layout of a network, evaluation mode for a while, and what draws at random in training."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import torch
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -25,3 +26,11 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
     finally:
         for m, training in flags:
             m.training = training
+
+
+def random_part(network: nn.Module) -> str | None:
+    """The name and kind of a part that draws at random in training: dropout, or timm's DropPath; None where there is none."""
+    for name, module in network.named_modules():
+        if (isinstance(module, _DropoutNd) and module.p) or getattr(module, "drop_prob", 0):
+            return f"{name} ({type(module).__name__})"
+    return None

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.checkpoint import checkpoint
 
 from moco.errors import UserError
+from moco.models.modes import random_part
 
 if TYPE_CHECKING:
     Mixed = nn.Module
@@ -40,17 +40,17 @@ def take_in_pieces(network: nn.Module, images: int, *, batch: int, group: int) -
     """
     if images >= batch:
         return
-    for name, module in network.named_modules():
+    for module in network.modules():
         if isinstance(module, _BatchNorm) and images % group:
             raise UserError(
                 f"micro_batch={images} is not a multiple of {group}, the images over which BatchNorm takes statistics "
                 "(batch_size / method.splits): give one, more method.splits, or a model without BatchNorm"
             )
-        if (isinstance(module, _DropoutNd) and module.p) or getattr(module, "drop_prob", 0):
-            raise UserError(
-                f"micro_batch={images} would change what the model's {name} ({type(module).__name__}) draws at random: leave "
-                "it out, or give a model without dropout"
-            )
+    if part := random_part(network):
+        raise UserError(
+            f"micro_batch={images} would change what the model's {part} draws at random: leave it out, or give a model "
+            "without dropout"
+        )
     network.piece = images, batch  # type: ignore[assignment]
     network.__class__ = type(f"{type(network).__name__}InPieces", (_InPieces, type(network)), {})
 

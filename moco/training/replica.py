@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from moco.errors import UserError
 from moco.methods.split_batchnorm import share_batch_norm
+from moco.models.modes import random_part
 from moco.ranks import average, ranks
 
 
@@ -20,7 +21,8 @@ def replicated(method: nn.Module, name: str, device: torch.device) -> Callable[.
     Queues and banks are updated alike on all ranks, so they are not sent around at each step.
 
     Raises:
-        UserError: the method does not count over the images of all ranks, or has a BatchNorm that cannot.
+        UserError: the method does not count over the images of all ranks, has a BatchNorm that cannot, or draws at random,
+            which each rank would do for its own images alone.
     """
     if ranks() == 1:
         return method
@@ -28,6 +30,11 @@ def replicated(method: nn.Module, name: str, device: torch.device) -> Callable[.
         raise UserError(
             f"method={name} does not say that it counts over the images of {ranks()} processes, so it would train on another "
             "question: start one process, or see docs/extend.md"
+        )
+    if part := random_part(method):
+        raise UserError(
+            f"the model's {part} draws at random in training, which {ranks()} processes would do in another way than one: "
+            "start one process, or give a model without dropout"
         )
     share_batch_norm(method)
     sync = "forward_sync_buffers"  # torch before 2.14 has it under another name, which newer ones warn of

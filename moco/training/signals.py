@@ -57,6 +57,9 @@ class Signals:
         asked = names.index(self.received) + 1 if self.received else 0
         wanted, self.save = due or self.save, False
         save, stop = largest(wanted, asked) if several() else (wanted, asked)
+        if stop and not self.received:
+            self.received, self._first = names[stop - 1], time.monotonic()
+            _say(f"{self.received} to another process of this run: all stop as soon as the checkpoint is saved")
         return bool(save), names[stop - 1] if stop else None
 
     @contextlib.contextmanager

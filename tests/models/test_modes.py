@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from moco.models import SmallResNet
-from moco.models.modes import channels_last, eval_mode
+from moco.models.modes import channels_last, eval_mode, random_part
 
 
 def test_channels_last_changes_the_layout_alone():
@@ -27,3 +27,8 @@ def test_eval_mode_restores_every_flag():
             assert not any(m.training for m in module.modules())
             raise RuntimeError("inside")
     assert [m.training for m in module.modules()] == flags
+
+
+def test_a_part_that_draws_at_random_is_found_by_its_name():
+    network = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.0), nn.Sequential(nn.Dropout2d(0.1)))
+    assert random_part(network) == "2.0 (Dropout2d)" and random_part(network[:2]) is None

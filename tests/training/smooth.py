@@ -12,3 +12,11 @@ class Smooth(nn.Sequential):
             *(nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.BatchNorm2d(16), nn.SiLU()),
             *(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
         )
+
+
+class Dropping(Smooth):
+    """Draws at random in training."""
+
+    def __init__(self, **ignored: object):
+        super().__init__()
+        self.append(nn.Dropout())

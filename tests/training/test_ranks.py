@@ -12,8 +12,11 @@ import pytest
 import torch
 from common import ENVIRONMENT, TINY
 
+from moco.errors import UserError
+from moco.protocols import MEASURES
 from moco.runs.run import Run
 from moco.runs.state import State
+from moco.training.distributed import Gone, in_words, joined
 
 HERE = Path(__file__).parent
 # 50 steps, of 56 images in groups of at least 7.
@@ -96,6 +99,7 @@ def assert_equal(one: Run, other: Run, within: float) -> None:
     assert first and second
     accuracies = {key: value for key, value in first.items() if key.endswith(("top1", "top5"))}
     assert accuracies == {key: second[key] for key in accuracies} and len(accuracies) >= 4
+    assert {key: first[key] for key in MEASURES} == pytest.approx({key: second[key] for key in MEASURES}, rel=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +131,8 @@ def stopped(ranks: int, folder: Path, rank: int, number: int) -> list[str]:
 
 def test_a_signal_to_one_rank_stops_all_at_one_step_and_fewer_go_on(alone: Path, tmp_path: Path) -> None:
     folder = tmp_path / "runs"
-    stopped(4, folder, rank=2, number=signal.SIGTERM)
+    texts = stopped(4, folder, rank=2, number=signal.SIGTERM)
+    assert "SIGTERM to another process of this run: all stop" in texts[0]
     [path] = folder.glob("*/checkpoint.pt")
     run = Run(path.parent)
     assert run.attempt() == State.STOPPED and torch.load(path, weights_only=True)["step"] == 31
@@ -156,9 +161,38 @@ def test_a_rank_that_falls_silent_is_not_waited_for(tmp_path: Path) -> None:
     assert Run(path.parent).attempt() == State.KILLED  # no collective on the device would have told it
 
 
-def test_what_does_not_fit_the_number_of_ranks_is_refused_once(tmp_path: Path) -> None:
-    words = [*SMALL, *CASES["moco 4 false"], "batch_size=52", f"runs_dir={tmp_path / 'runs'}"]
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("batch_size=52", "batch_size=52 is not a multiple of the 3 devices"),
+        (
+            "model._target_=smooth.Dropping",
+            "the model's encoder.8 (Dropout) draws at random in training, which 3 processes",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_number_of_ranks_is_refused_once(word: str, line: str, tmp_path: Path) -> None:
+    words = [*SMALL, *CASES["moco 1 false"], "batch_size=57", word, f"runs_dir={tmp_path / 'runs'}"]
     processes = start(3, "trained.py", json.dumps([words]), cwd=tmp_path)
     texts = said(processes)
     assert [process.returncode for process in processes] == [1, 1, 1]
-    assert "error: batch_size=52" in texts[0] and texts[1:] == ["", ""] and not (tmp_path / "runs").exists()
+    assert texts[0].count("error: ") == 1 and line in texts[0] and texts[1:] == ["", ""]
+    assert not [*tmp_path.glob("runs/*/checkpoint.pt")]
+
+
+def test_several_processes_do_not_share_mps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    with pytest.raises(UserError, match=r"device=auto is one device here \(mps\), and 2 processes"), joined("auto"):
+        pass
+
+
+def test_an_error_of_the_connection_is_a_rank_that_is_gone_with_the_words_of_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with (
+        pytest.raises(Gone, match="has ended .*Last error: Duplicate GPU detected.*: the same command goes on"),
+        in_words(),
+    ):
+        raise RuntimeError("NCCL error, invalid usage (run with NCCL_DEBUG=WARN). Last error: Duplicate GPU detected")
