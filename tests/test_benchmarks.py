@@ -56,9 +56,13 @@ def test_what_got_slower_is_marked() -> None:
     assert shown == ["3.00 2.00 z faster", "1.00 (new) new", "2.00 3.00 x SLOWER", "1.00 1.05 y"]
 
 
-def test_step_and_folders_and_overhead_run_to_their_end(tmp_path: Path) -> None:
+def test_step_and_folders_and_loading_and_overhead_run_to_their_end(tmp_path: Path) -> None:
     """Those that can be made small; what they find is of no interest here."""
-    for command, ratio in ((["step.py", "--tiny"], "as reference"), (["folders.py", "20"], "table as a plain loop")):
+    for command, ratio in (
+        (["step.py", "--tiny"], "as reference"),
+        (["folders.py", "20"], "table as a plain loop"),
+        (["loading.py", "--tiny"], "on a core as ImageFolder"),
+    ):
         done = python(str(ROOT / "benchmarks" / command[0]), *command[1:], cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert any(ratio in name and value > 0 for name, value in ratios(json.loads(done.stdout)))
@@ -150,3 +154,23 @@ def test_record_passes_on_what_train_refuses(tmp_path: Path) -> None:
     refused = python(RECORD, "--tiny", "batch_size=2000", cwd=tmp_path)
     assert refused.returncode == 1 and "batch_size=2000 is more than the 1437 training images" in refused.stderr
     assert [stage["state"] for stage in json.loads(refused.stdout)["stages"]] == ["pending", "pending"]
+
+
+def test_distributed_counts_what_two_processes_send(tmp_path: Path) -> None:
+    done = python(str(ROOT / "benchmarks" / "distributed.py"), "--tiny", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    [(one, two)] = [found.values() for found in report["measured"].values()]
+    assert one["collectives a step"] == {} and set(one["bytes sent a step"].values()) == {0}
+    # Six norms, each once forward for queries and for keys, and once backward.
+    assert two["collectives a step"] == {
+        "decision": 1,
+        "gradients": 1,
+        "rows of the batch": 1,
+        "statistics of BatchNorm": 18,
+    }
+    sent = two["bytes sent a step"]
+    assert sent["by arithmetic"] < sent["counted"] < 2 * sent["by arithmetic"]
+    paper = report["on paper, not measured"]
+    assert len(paper) == 6 and all(value >= 0 for value in figures([row["ms"] for row in paper]))
+    assert paper[0]["MB sent"]["gradients"] == pytest.approx(2 * 7 / 8 * 4 * 27.966656)  # ResNet-50 and its head
