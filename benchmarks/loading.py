@@ -10,7 +10,7 @@ where it is installed (pip install webdataset), WebDataset from shards of the sa
 processes and threads. Packing is timed, too.
 
 Then the memory of this process, with a sparse pack of a million images (raw, 151 GB of holes; and JPEG) in the same loop. And
-how many JPEGs of 341 x 256 a second each decoder gives on one core, of those that are installed (simplejpeg, torchcodec, Pillow),
+how many JPEGs of 341 x 256 a second each decoder gives on one core, of those installed (simplejpeg, torchcodec, Pillow),
 with the largest difference of a pixel from Pillow. Prints JSON.
 """
 
