@@ -45,6 +45,12 @@ class PackedImages:
         return int(self.pack.sizes[self.rows].max(initial=1))
 
     @property
+    def largest(self) -> int:
+        """Bytes that an image takes in a batch at most, where it is padded to the highest and the widest."""
+        height, width = self.pack.sizes[self.rows].max(0, initial=1)
+        return int(3 * height * width)
+
+    @property
     def nbytes(self) -> int:
         """Of the pixels."""
         return int(3 * self.pack.sizes[self.rows].prod(1).sum())

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from moco.data.packed_images import PackedImages
 
+ROOM = 1 << 30  # bytes of images on their way
+
 AnyImages: TypeAlias = Tensor | PackedImages  # uint8 [N, 3, H, W], or such images on disk
 
 
@@ -40,6 +42,11 @@ def fetch(images: AnyImages, rows: Tensor | slice) -> Callable[[], Pixels]:
 def sizes_of(images: AnyImages, rows: Tensor | slice) -> Tensor | None:
     """Height and width of these rows from the index alone, int64 [B, 2] on the device; None where all have one size."""
     return None if isinstance(images, Tensor) else images.sizes_of(rows)
+
+
+def ahead(images: AnyImages, n: int, most: int) -> int:
+    """How many batches of n images may be on their way beside the one in use: `most`, where memory has room for them."""
+    return most if isinstance(images, Tensor) else max(1, min(most, ROOM // max(1, n * images.largest) - 1))
 
 
 def one_by_one(images: AnyImages, rows: Tensor | slice) -> list[Tensor]:

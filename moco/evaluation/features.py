@@ -7,11 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from moco.data.pixels import AnyImages, Pixels, fetch
+from moco.data.pixels import AnyImages, Pixels, ahead, fetch
 from moco.errors import UserError
 from moco.ranks import collect, own
 
-AHEAD = 2  # batches whose images are on their way
+AHEAD = 2  # batches whose images are on their way at most
 
 
 class Labelled(NamedTuple):
@@ -72,10 +72,10 @@ def features(
 
 def _batches(images: AnyImages, share: slice, size: int) -> Iterator[tuple[int, Pixels]]:
     """The batches of a share of the images, with their first rows; those that follow begin to load."""
-    coming = deque[tuple[int, Callable[[], Pixels]]]()
+    coming, most = deque[tuple[int, Callable[[], Pixels]]](), ahead(images, size, AHEAD)
     for start in range(share.start, share.stop, size):
         coming.append((start, fetch(images, slice(start, min(start + size, share.stop)))))
-        if len(coming) > AHEAD:
+        if len(coming) > most:
             first, load = coming.popleft()
             yield first, load()
     for first, load in coming:

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from moco.data.pixels import AnyImages, Pixels, fetch, sizes_of
+from moco.data.pixels import AnyImages, Pixels, ahead, fetch, sizes_of
 from moco.ranks import own, ranks
 from moco.seeding import step_seed
 
-AHEAD = 4  # steps whose images are on their way
+AHEAD = 4  # steps whose images are on their way at most
 CPU = torch.device("cpu")
 
 
@@ -55,6 +55,8 @@ class Batches:
         self.images, self.seed, self.batch_size, self.steps = images, seed, batch_size, steps
         self.shuffles, self.device = shuffles, device
         self.per_epoch = len(images) // batch_size
+        loads = 1 if ranks() == 1 else 1 + shuffles
+        self.ahead = ahead(images, loads * batch_size // ranks(), AHEAD)
         self._coming = deque[_Coming]()
         self._epoch: tuple[int, dict[torch.device, _Epoch]] | None = None
 
@@ -62,7 +64,7 @@ class Batches:
         """The batch of that step; those that follow begin to load."""
         if self._coming and self._coming[0].step != step:
             self._coming.clear()
-        while len(self._coming) <= AHEAD and (following := step + len(self._coming)) < max(self.steps, step + 1):
+        while len(self._coming) <= self.ahead and (following := step + len(self._coming)) < max(self.steps, step + 1):
             self._coming.append(self._begin(following))
         coming = self._coming.popleft()
         return Batch(

@@ -13,7 +13,7 @@ from torch import Tensor
 from moco.data import Dataset, decode, load_image_folder, packed_images
 from moco.data.decode import decode_jpeg, encode_jpeg, read_image, read_small
 from moco.data.packed_images import PackedImages
-from moco.data.pixels import AnyImages, fetch, one_by_one, sizes_of
+from moco.data.pixels import AnyImages, ahead, fetch, one_by_one, sizes_of
 from moco.errors import UserError
 
 
@@ -170,6 +170,17 @@ def test_an_image_that_has_changed_on_disk_ends_the_step_and_is_mended(
     mended = load_image_folder(str(root), 16, kind)  # type: ignore[arg-type]
     found = one_by_one(mended.train_images, slice(None))
     assert all(torch.equal(one, other) for one, other in zip(right, found, strict=True))
+
+
+def test_as_many_batches_are_on_their_way_as_memory_has_room_for(
+    jpeg: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = on_disk(jpeg.train_images)
+    assert images.largest == 3 * 24 * 32 and ahead(images, 10, 4) == 4
+    for batches, most in ((6, 4), (5, 4), (4, 3), (2, 1), (1, 1), (0.5, 1)):
+        monkeypatch.setattr("moco.data.pixels.ROOM", int(batches * 10 * images.largest))
+        assert ahead(images, 10, 4) == most, batches  # beside the one in use
+    assert ahead(torch.zeros(5, 3, 1000, 1000), 10, 4) == 4
 
 
 def test_cores_are_shared_by_the_ranks_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
