@@ -25,7 +25,9 @@ def help_text(composed: Mapping[str, object], schema: type[BaseModel] = Config) 
     """The root keys with meaning, range and default, and the choices of the groups."""
     rows = [("key=default", "range", "meaning")]
     for key, default, field in _described(schema, composed):
-        rows.append((f"{key}={json.dumps(default)}".replace('"', ""), _range(field), str(field.description)))
+        group = key in _sections(schema)
+        shown = "..." if group else json.dumps(default).replace('"', "")
+        rows.append((f"{key}={shown}", "" if group else _range(field), str(field.description)))
     widths = [max(len(row[i]) for row in rows) for i in range(2)]
     lines = [f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in rows]
     lines += ["", "Groups, as group=choice; what a choice holds is set as group.key=value:"]

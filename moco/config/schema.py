@@ -543,7 +543,9 @@ class OwnData(LinearEval):
 class OtherData(LinearEval):
     """On another data set, which the frozen backbone has not seen: transfer."""
 
-    data: Data
+    data: Data = Field(
+        description="other images than the run's; with weights: images; data.root=... alone: where the run's have moved"
+    )
 
     @property
     def protocol(self) -> Protocol:
@@ -556,8 +558,10 @@ class WeightsEval(OtherData):
     weights: Place = Field(
         description="a file of weights trained elsewhere, with model=... data=...: by the same ruler"
     )
-    model: Model
-    augment: Augmentation
+    model: Model = Field(description="with weights: what takes them")
+    augment: Augmentation = Field(
+        description="with weights: eval_size, eval_crop and normalize, as they were trained for"
+    )
     k: int = Field(ge=1, description="with weights: neighbours that vote in kNN")
     knn_temperature: float = Field(gt=0, description="with weights: temperature of the votes' weights")
     precision: Literal["auto", "fp32", "bf16"] = Field(
