@@ -117,7 +117,8 @@ class PackedImages:
 
         parts = [pool().submit(fill, start) for start in range(0, len(chosen), TOGETHER)]
         x = pixels.permute(0, 3, 1, 2) if several else pixels
-        return (_waits(parts, x) if not pinned else _waits_on_cuda(parts, x, self.device)), self.sizes_of(rows)
+        wait = _waits_on_cuda if pinned else _waits
+        return wait(parts, x, self.device), self.sizes_of(rows)
 
 
 @functools.cache
@@ -141,11 +142,11 @@ def _sent(x: Tensor, device: torch.device) -> Tensor:
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
-def _waits(parts: list[Future[None]], x: Tensor) -> Callable[[], Tensor]:
+def _waits(parts: list[Future[None]], x: Tensor, device: torch.device) -> Callable[[], Tensor]:
     def wait() -> Tensor:
         for part in parts:
             part.result()
-        return x
+        return x.to(device)
 
     return wait
 

@@ -172,6 +172,12 @@ def test_an_image_that_has_changed_on_disk_ends_the_step_and_is_mended(
     assert all(torch.equal(one, other) for one, other in zip(right, found, strict=True))
 
 
+def test_pixels_go_where_the_images_are_sent(jpeg: Dataset) -> None:
+    there = jpeg.to(torch.device("meta"))
+    x, sizes = fetch(there.train_images, slice(0, 4))()
+    assert sizes is not None and x.device.type == sizes.device.type == there.train_labels.device.type == "meta"
+
+
 def test_as_many_batches_are_on_their_way_as_memory_has_room_for(
     jpeg: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
