@@ -22,6 +22,8 @@ HERE = Path(__file__).parent
 # 50 steps, of 56 images in groups of at least 7.
 SMALL = [*TINY, "batch_size=56", "optimizer=sgd", "precision=fp32", "model._target_=smooth.Smooth", "eval_every=2"]
 PROBED = ["linear_eval=true", "probe=cached", "probe.epochs=2"]
+ON_VIEWS = ["linear_eval=true", "probe=moco", "probe.epochs=2", "probe.milestones=[1]", "probe.lr=1"]
+FEW = ["linear_eval=true", "probe=fewshot", "probe.epochs=1", "probe.draws=2"]
 CASES = {
     **{
         f"moco {splits} {symmetric}": [
@@ -34,9 +36,9 @@ CASES = {
         for symmetric in ("false", "true")
     },
     "simclr": ["method=simclr", *PROBED],
-    "simclr 8": ["method=simclr", "method.splits=8"],
+    "simclr 8": ["method=simclr", "method.splits=8", *ON_VIEWS],
     "npid 8": ["method=npid", "m=100", "optimizer.lr=0.001", "method.splits=8"],
-    "npid": ["method=npid", "m=100", "optimizer.lr=0.001"],
+    "npid": ["method=npid", "m=100", "optimizer.lr=0.001", *FEW],
     "npid over the whole bank": ["method=npid", "m=0", "optimizer.lr=0.001"],
     "barlow_twins": ["method=barlow_twins", "feature_dim=16", "method.hidden_dim=16", "optimizer.lr=0.001"],
 }
