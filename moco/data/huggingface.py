@@ -4,7 +4,6 @@ import io
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -112,14 +111,17 @@ def _check_columns(split: Any, path: str, image: str, label: str | None) -> None
         )
 
 
+def _values(split: Any, label: str) -> list[Any]:
+    """The labels as they are in the data set."""
+    return list(split[label][:])
+
+
 def _classes(split: Any, label: str | None) -> list[str]:
     """The names of the classes, in order of their numbers; words and numbers that are none are sorted."""
     if label is None:
         return []
     names = getattr(split.features[label], "names", None)
-    if names:
-        return [str(name) for name in names]
-    return [str(value) for value in np.unique(np.asarray(split[label][:])).tolist()]
+    return [str(name) for name in names or sorted(set(_values(split, label)) - {None})]
 
 
 def _labels(split: Any, label: str | None, classes: list[str], path: str) -> Tensor:
@@ -130,11 +132,10 @@ def _labels(split: Any, label: str | None, classes: list[str], path: str) -> Ten
     """
     if label is None or label not in split.features:
         return torch.full((len(split),), -1)
-    values = np.asarray(split[label][:])
+    values = _values(split, label)
     if getattr(split.features[label], "names", None):
-        return torch.from_numpy(values.astype(np.int64))
-    numbers = {name: i for i, name in enumerate(classes)}
-    unknown = {str(value) for value in values.tolist()} - numbers.keys()
-    if unknown:
+        return torch.tensor([-1 if value is None else value for value in values], dtype=torch.int64)
+    numbers = {name: i for i, name in enumerate(classes)} | {"None": -1}
+    if unknown := {str(value) for value in values} - numbers.keys():
         raise UserError(f"{path} has the class {min(unknown)} in another split alone: its splits need the same classes")
-    return torch.tensor([numbers[str(value)] for value in values.tolist()], dtype=torch.int64)
+    return torch.tensor([numbers[str(value)] for value in values], dtype=torch.int64)

@@ -74,13 +74,20 @@ def read_index(path: Path) -> tuple[Records, About, int]:
     """
     try:
         with open(path, "rb") as file:
-            end = file.seek(-FOOTER.size, os.SEEK_END)
-            magic, start, n, length, digest = FOOTER.unpack(file.read(FOOTER.size))
-            if magic != MAGIC or start + n * RECORD.itemsize + length != end:
-                raise Damaged("its lengths do not fit")
-            file.seek(start)
-            index = file.read(end - start)
-    except (OSError, ValueError, struct.error) as error:
+            return _index_in(file.fileno())
+    except OSError as error:
+        raise Damaged(str(error)) from error
+
+
+def _index_in(file: int) -> tuple[Records, About, int]:
+    """The same of an open file."""
+    try:
+        end = os.fstat(file).st_size - FOOTER.size
+        magic, start, n, length, digest = FOOTER.unpack(os.pread(file, FOOTER.size, max(0, end)))
+        if magic != MAGIC or start + n * RECORD.itemsize + length != end:
+            raise Damaged("its lengths do not fit")
+        index = os.pread(file, end - start, start)
+    except (OSError, struct.error) as error:
         raise Damaged(str(error)) from error
     if hash_of(index) != digest:
         raise Damaged("its index has changed")
@@ -99,10 +106,11 @@ def hash_of(index: bytes) -> bytes:
 
 
 class Pack:
-    """An opened pack of N images.
+    """An opened pack of N images. Who changes the folder of the pack meanwhile leaves its images as they are.
 
     Attributes:
-        kind, classes, parts: see About.
+        about: what it says of itself.
+        keys: V16 [N], see RECORD.
         labels: int64 [N], -1 for none.
         sizes: height and width of each image, int64 [N, 2].
         side: the common height and width; None where images have several sizes.
@@ -113,22 +121,25 @@ class Pack:
 
     def __init__(self, path: Path):
         self.path = path
-        records, about, self.end = read_index(path)
-        self.kind, self.classes, self.parts = about.kind, about.classes, about.parts
+        try:
+            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise Damaged(str(error)) from error
+        weakref.finalize(self, os.close, self._file)
+        records, self.about, self.end = _index_in(self._file)
+        self.keys = records["key"].copy()
         self.labels = torch.from_numpy(records["label"].astype(np.int64))
         self.sizes = np.stack([records["height"], records["width"]], 1).astype(np.int64)
         self.offsets, self.lengths = records["offset"].copy(), records["length"].copy()
         self.crcs = records["crc"].copy()
         self._checked = np.zeros(len(records), dtype=bool)
-        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        weakref.finalize(self, os.close, self._file)
 
     def __len__(self) -> int:
         return len(self.offsets)
 
     @property
     def side(self) -> tuple[int, int] | None:
-        if self.kind == "jpeg" or not len(self):
+        if self.about.kind == "jpeg" or not len(self):
             return None
         return int(self.sizes[0, 0]), int(self.sizes[0, 1])
 
@@ -145,7 +156,7 @@ class Pack:
         Raises:
             UserError: the image cannot be read, or has changed on disk.
         """
-        if self.kind == "raw":
+        if self.about.kind == "raw":
             view = target.reshape(-1).data
             with self._reading(row):
                 got = os.preadv(self._file, [view], int(self.offsets[row]))

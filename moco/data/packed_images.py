@@ -129,7 +129,9 @@ def pool() -> ThreadPoolExecutor:
 
 def threads() -> int:
     """As many as this process has cores: of those of the machine its share, as launchers tell it."""
-    cores, local = len(os.sched_getaffinity(0)), int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    known = hasattr(os, "sched_getaffinity")  # not on a Mac
+    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    local = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
     return max(1, cores // local) if local > 1 else max(1, min(cores, torch.get_num_threads()))
 
 

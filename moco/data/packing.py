@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from moco.data.dataset import Dataset
 from moco.data.decode import Unreadable, encode_jpeg, read_image, read_small
 from moco.data.files import refuse, shown
-from moco.data.pack import RECORD, About, Damaged, Pack, Records, marker, read_index
+from moco.data.pack import RECORD, About, Damaged, Pack, Records, marker
 from moco.data.packed_images import PackedImages
 from moco.data.part import Image, Part
 from moco.data.place import alone, candidates, choose, tidy
@@ -36,10 +36,10 @@ JPEG_SHARE = 0.11  # bytes of JPEG for a byte of pixels: ImageNet at 256 pixels 
 def packed_set(source: Source, how: How, cache: str | None) -> Dataset:
     """The data set of a source, its images on disk, see `packed`."""
     pack = packed(source, how, cache)
-    train, bank, _ = np.cumsum(pack.parts)
+    train, bank, _ = np.cumsum(pack.about.parts)
     rows = slice(0, train), slice(train, bank), slice(bank, None)
     (x, y), (bank_x, bank_y), (test_x, test_y) = ((PackedImages(pack)[part], pack.labels[part]) for part in rows)
-    data = Dataset(x, y, test_x, test_y, pack.classes)
+    data = Dataset(x, y, test_x, test_y, pack.about.classes)
     if len(bank_y):
         data.bank_images, data.bank_labels = bank_x, bank_y
     return data
@@ -66,14 +66,16 @@ def packed(source: Source, how: How, cache: str | None) -> Pack:
         if pack := _opened(path, keys, source, how):
             return pack
     path = choose(paths, cache)
-    with alone(path, shown(source.root)) as held:
-        if pack := _opened(path, keys, source, how):  # by who was first
-            return pack
-        for line in source.said:
-            print(line, file=sys.stderr)
-        pack = _make(path, keys, source, how, held)
-    if path not in paths:  # a temporary file: it lives as long as it is open
-        shutil.rmtree(path.parent)
+    try:
+        with alone(path, shown(source.root)) as held:
+            if pack := _opened(path, keys, source, how):  # by who was first
+                return pack
+            for line in source.said:
+                print(line, file=sys.stderr)
+            pack = _make(path, keys, source, how, held)
+    finally:
+        if path not in paths:  # a temporary file: it lives as long as it is open
+            shutil.rmtree(path.parent)
     tidy(path.parent)
     return pack
 
@@ -90,16 +92,14 @@ def _opened(path: Path, keys: Records, source: Source, how: How) -> Pack | None:
     if marker(path).exists() or (source.bad and not how.skip_corrupt):
         return None
     try:
-        records, about, _ = read_index(path)
-        out = set(about.left_out)
-        kept = np.array([key.tobytes().hex() not in out for key in keys] if out else [True] * len(keys))
-        if records["key"].tobytes() != keys[kept].tobytes():
-            return None
-        if not np.array_equal(records["label"], source.labels.numpy()[kept]):
-            return None
-        return Pack(path) if (about.classes, about.parts) == (source.classes, _parts(source, kept)) else None
+        pack = Pack(path)
     except Damaged:
         return None
+    out = set(pack.about.left_out)
+    kept = np.array([key.tobytes().hex() not in out for key in keys] if out else [True] * len(keys))
+    same = pack.keys.tobytes() == keys[kept].tobytes() and np.array_equal(pack.labels, source.labels.numpy()[kept])
+    same = same and (pack.about.classes, pack.about.parts) == (source.classes, _parts(source, kept))
+    return pack if same else None
 
 
 def _parts(source: Source, kept: NDArray[np.bool_]) -> list[int]:

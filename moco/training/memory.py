@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from moco.config.schema import Config, Data
 from moco.data.packed_images import PackedImages
 from moco.errors import UserError
+from moco.ranks import rank
 from moco.ranks import ranks
 
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of this process's control group
@@ -61,7 +63,9 @@ def views_and_backbone(config: Config, side: int) -> list[Large]:
             for pair in zip(widths[:1] + widths, widths)
             for a, b in (pair, pair[1:] * 2)
         ),
-        Large("a view of each image of a step", (config.batch_size // ranks(), 3, size, size), "batch_size, augment.size"),
+        Large(
+            "a view of each image of a step", (config.batch_size // ranks(), 3, size, size), "batch_size, augment.size"
+        ),
         Large("the images of a step of evaluation", (EVALUATED, 3, eval_size, eval_size), "augment.eval_size"),
     ]
 
@@ -105,7 +109,12 @@ def on_device(section: Data, images: Sequence[PackedImages], others: list[Large]
             f"data={section.name} takes {needed:,.1f} GB as pixels: more than the {there:.1f} GB of {device}, leave "
             "data.storage out"
         )
-    return section.storage == "device" or needed <= there / 2 - beside
+    if section.storage == "device" or needed <= there / 2 - beside:
+        return True
+    if rank() == 0:
+        said = f"data={section.name} takes {needed:,.1f} GB as pixels, and {device} has {there:.1f}"
+        print(f"{said}: it is read from disk at every step", file=sys.stderr, flush=True)
+    return False
 
 
 def total_memory(device: torch.device) -> int:

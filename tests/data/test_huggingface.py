@@ -100,6 +100,19 @@ def test_a_test_split_without_labels_is_not_evaluated_on(tmp_path: Path) -> None
     assert len(found.test_images) == 6 and found.test_labels.min() == 0
 
 
+def test_images_without_a_label_among_others_are_trained_on_alone(tmp_path: Path) -> None:
+    for i, kind in enumerate((datasets.ClassLabel(names=NAMES), datasets.Value("string"))):
+        whole = splits(kind)
+        features = whole["train"].features
+        whole["train"] = whole["train"].map(
+            lambda row, i: {"label": None} if i == 4 else row, with_indices=True, features=features
+        )
+        whole.save_to_disk(tmp_path / str(i))
+        found = load(tmp_path / str(i))
+        assert found.train_labels.tolist() == [0, 1, 2, 0, -1, 2, 0, 1, 2, 0, 1, 2] and found.classes == NAMES
+        assert len(found.labelled()[0]) == 11
+
+
 def test_without_labels_and_without_a_test_split(tmp_path: Path) -> None:
     split(5, 0, datasets.Value("int64")).save_to_disk(tmp_path / "saved")
     found = load(tmp_path / "saved", label=None)
