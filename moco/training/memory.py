@@ -14,8 +14,7 @@ import torch
 from moco.config.schema import Config, Data
 from moco.data.packed_images import PackedImages
 from moco.errors import UserError
-from moco.ranks import rank
-from moco.ranks import ranks
+from moco.ranks import rank, ranks
 
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of this process's control group
 EVALUATED = 500  # images at a time in evaluation, see moco.evaluation.features
