@@ -94,16 +94,19 @@ def tidy(folder: Path) -> None:
         with contextlib.suppress(OSError):
             if path.name.startswith("."):
                 gone = time.time() - path.stat().st_mtime > LEFT_BEHIND
-            else:  # packs have no suffix; .pt is what versions before left
-                gone = path.suffix == ".pt" or not _is_there(path)
+            else:
+                gone = path.suffix == ".pt" or (
+                    path.suffix == ".pack" and not _data_is_there(path)
+                )  # .pt: of versions before
             if gone:
                 path.unlink()
+                path.with_suffix(".bad.txt").unlink(missing_ok=True)
 
 
-def _is_there(path: Path) -> bool:
-    """Whether the data that a pack was made of is still there."""
+def _data_is_there(path: Path) -> bool:
+    """Whether the data that a pack was made of is still there; of a damaged pack that is not known."""
     try:
         root = read_index(path)[1].root
     except Damaged:
-        return path.suffix != ".pack"
+        return False
     return not os.path.isabs(root) or os.path.isdir(root)
