@@ -8,7 +8,8 @@ kNN: moco.training.evaluation, features of backbone and head of all images, both
 against the backbone's forward passes over as many images, which are there as floats already. The memory is that of 1,000
 queries against a million rows of 512, in addition to the rows themselves.
 Linear: 100 epochs on cached features, including the passes that compute them, against the augmented protocol, of which --epochs
-are run and the time of 100 is extrapolated; top-1 of both, and of scikit-learn's logistic regression on the same features.
+are run and the time of 100 is extrapolated; top-1 of both, and of scikit-learn's logistic regression on the same features. On
+these also the grid of probe=grid, against one fit.
 
 Each part is announced as it begins. Prints JSON.
 """
@@ -115,10 +116,14 @@ def sklearn_top1(train: "Labelled", test: "Labelled") -> float:
 
 def linear(parts: "Components", epochs: int) -> dict[str, Any]:
     """Seconds and top-1 of each way."""
+    from moco.config.check import check
+    from moco.config.compose import composed
     from moco.evaluation.features import Labelled, features
     from moco.evaluation.fitting import Fitting, ProbeSettings
     from moco.evaluation.linear_probe import linear_probe_augmented, linear_probe_cached
+    from moco.evaluation.probe_grid import linear_probe_grid
     from moco.models.modes import eval_mode
+    from moco.training.classifiers import grid_of
 
     data, encode, clean = parts.data, parts.encode, parts.views().clean
     images = Labelled(*data.labelled()), Labelled(data.test_images, data.test_labels)
@@ -146,10 +151,24 @@ def linear(parts: "Components", epochs: int) -> dict[str, Any]:
         slow, slow_top1 = timed(augmented)
     say("scikit-learn's logistic regression")
     theirs = sklearn_top1(*pairs)
+    say("the grid on the same features")
+    one, _ = timed(lambda: linear_probe_cached(*pairs, settings))
+    grid = grid_of(check(composed(["probe=grid"])).probe)
+    many, (chosen_top1, chosen) = timed(lambda: linear_probe_grid(*pairs, settings, grid))
     whole = slow * EPOCHS / epochs
     return {
-        "top-1": {"cached": top1, f"augmented, {epochs} epochs": slow_top1, "scikit-learn": theirs},
-        "seconds": {"cached": round(fast, 1), "augmented": round(whole, 1)},
+        "top-1": {
+            "cached": top1,
+            f"augmented, {epochs} epochs": slow_top1,
+            "scikit-learn": theirs,
+            f"grid, {chosen.lr:g} and {chosen.weight_decay:g} chosen": chosen_top1.top1,
+        },
+        "seconds": {
+            "cached": round(fast, 1),
+            "augmented": round(whole, 1),
+            "one fit": round(one, 1),
+            f"grid of {len(grid.points())} and a fit": round(many, 1),
+        },
         "times as fast": {f"cached as augmented, {point(parts)}": round(whole / fast, 1)},
     }
 

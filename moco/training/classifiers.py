@@ -49,6 +49,11 @@ def fitted_by(probe: Probe, num_classes: int, seed: int) -> ProbeSettings:
     )
 
 
+def grid_of(probe: Probe) -> Grid:
+    """The settings that are tried."""
+    return Grid(tuple(probe.lrs or ()), tuple(probe.weight_decays or ()), probe.held_out or 0.0)
+
+
 class Evaluation:
     """Linear classifiers on the frozen backbone in eval mode, fitted from their checkpoint on.
 
@@ -129,7 +134,7 @@ class Evaluation:
             accuracy = linear_probe_cached(train, test, self.settings, on_step=self.on_step, start=self.start)
             return Outcome(_named(first, accuracy), {})
         accuracy, chosen = linear_probe_grid(
-            train, test, self.settings, self._grid(), on_step=self.on_step, start=self.start
+            train, test, self.settings, grid_of(self.probe), on_step=self.on_step, start=self.start
         )
         return Outcome(_named(first, accuracy), {"chosen": chosen._asdict()})
 
@@ -140,7 +145,7 @@ class Evaluation:
             rows = drawn(train.labels, protocol.share, draw)
             part = Labelled(train.x[rows], train.labels[rows])
             accuracy, chosen = linear_probe_grid(
-                part, test, self.settings, self._grid(), on_step=self.on_step, start=self.start
+                part, test, self.settings, grid_of(self.probe), on_step=self.on_step, start=self.start
             )
             self.done.append([*accuracy, chosen.lr, chosen.weight_decay])
             self.start = None
@@ -150,10 +155,6 @@ class Evaluation:
             scores |= _named(protocol, Accuracy(statistics.fmean(top1), statistics.fmean(top5)))
             scores |= {protocol.spread: statistics.stdev(top1)} if draws > 1 else {}
         return Outcome(scores, {"of_each_draw": [[*one] for one in self.done]})
-
-    def _grid(self) -> Grid:
-        probe = self.probe
-        return Grid(tuple(probe.lrs or ()), tuple(probe.weight_decays or ()), probe.held_out or 0.0)
 
     def on_step(self, fitting: Fitting) -> None:
         """After each step: shows how far it is, saves where that is due, and stops after a signal."""
