@@ -83,15 +83,24 @@ def _index_in(file: int) -> tuple[Records, About, int]:
     """The same of an open file."""
     try:
         end = os.fstat(file).st_size - FOOTER.size
-        magic, start, n, length, digest = FOOTER.unpack(os.pread(file, FOOTER.size, max(0, end)))
+        magic, start, n, length, digest = FOOTER.unpack(read_bytes(file, FOOTER.size, max(0, end)))
         if magic != MAGIC or start + n * RECORD.itemsize + length != end:
             raise Damaged("its lengths do not fit")
-        index = os.pread(file, end - start, start)
+        index = read_bytes(file, end - start, start)
     except (OSError, struct.error) as error:
         raise Damaged(str(error)) from error
     if hash_of(index) != digest:
         raise Damaged("its index has changed")
     return np.frombuffer(index, RECORD, n), About(**json.loads(index[n * RECORD.itemsize :])), start
+
+
+def read_bytes(file: int, length: int, offset: int) -> bytes:
+    """So many bytes of an open file, fewer at its end; the kernel gives two gigabytes at a time."""
+    parts = []
+    while length and (part := os.pread(file, length, offset)):
+        parts.append(part)
+        length, offset = length - len(part), offset + len(part)
+    return b"".join(parts)
 
 
 def index_of(records: Records, about: About, start: int) -> bytes:
@@ -132,6 +141,7 @@ class Pack:
         self.sizes = np.stack([records["height"], records["width"]], 1).astype(np.int64)
         self.offsets, self.lengths = records["offset"].copy(), records["length"].copy()
         self.crcs = records["crc"].copy()
+        self._index_crc = zlib.crc32(records.tobytes())
         self._checked = np.zeros(len(records), dtype=bool)
 
     def __len__(self) -> int:
@@ -144,11 +154,17 @@ class Pack:
         return int(self.sizes[0, 0]), int(self.sizes[0, 1])
 
     def sums(self) -> NDArray[np.int64]:
-        """Of the values of each image's channels, and of their squares, int64 [N, 6]; read from the file anew."""
+        """Of the values of each image's channels, and of their squares, int64 [N, 6]; read from the file anew.
+
+        Raises:
+            UserError: new images have been packed meanwhile, behind the old ones.
+        """
         with self._reading(0):
-            size = len(self) * RECORD.itemsize
-            records = np.frombuffer(os.pread(self._file, size, self.end), RECORD, len(self))
-        return records["sums"].astype(np.int64)
+            index = read_bytes(self._file, len(self) * RECORD.itemsize, self.end)
+        if zlib.crc32(index) != self._index_crc:
+            raise UserError(f"{shown(self.path)} was packed anew by another process: start again")
+        found: NDArray[np.int64] = np.frombuffer(index, RECORD, len(self))["sums"].astype(np.int64)
+        return found
 
     def read_into(self, row: int, target: NDArray[np.uint8]) -> None:
         """Fills [3, H, W] or [H, W, 3], for a pack of JPEG, with the pixels of an image.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moco.data.files import shown
-from moco.data.pack import RECORD, About, Damaged, Records, index_of, intact, marker, read_index
+from moco.data.pack import RECORD, About, Damaged, Records, index_of, intact, marker, read_bytes, read_index
 from moco.errors import UserError
 from moco.io import replacing
 
@@ -100,7 +100,7 @@ class Part:
 
     def records(self, words: Sequence[bytes]) -> Records:
         """The records of these images."""
-        written = np.frombuffer(os.pread(self._journal, self.count * RECORD.itemsize, 0), RECORD)
+        written = np.frombuffer(read_bytes(self._journal, self.count * RECORD.itemsize, 0), RECORD)
         return written[[self.known[word] for word in words]]
 
     def finish(self, records: Records, about: About) -> None:

@@ -165,6 +165,8 @@ def test_a_changed_folder_is_decoded_where_it_changed_and_kept_once(root: Path, 
     assert decoded == ["00new.png"] and len(found.train_images) == N
     [path] = packs(root / ".moco")
     assert before.loaded().train_images.shape[0] == N  # who reads it meanwhile has the images that were there
+    with pytest.raises(UserError, match="was packed anew by another process: start again"):
+        before.moments()
     path.unlink()
     assert equal(load(root), found)
 
