@@ -30,7 +30,7 @@ T = TypeVar("T")
 AHEAD = 64  # images that are decoded and not yet written, so that few are in memory
 TOLD_EVERY = 50  # images
 TOLD = 8e9  # bytes of raw pixels from which on it is said that JPEG takes less
-# Bytes of JPEG for a byte of pixels. FFCV's docs tell 22 GB of ImageNet for a longer side of 256 pixels, which is 16.5 KB for an
+# Bytes of JPEG for a byte of pixels. FFCV's docs tell 22 GB of ImageNet for a longer side of 256 pixels, that is 16.5 KB for an
 # image of 192 x 256; a shorter side of 256 makes about 39 GB of it.
 JPEG_SHARE = 0.11
 
