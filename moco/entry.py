@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import hydra
@@ -157,7 +158,11 @@ def _evaluate(values: dict[str, Json]) -> float | None:
     """Evaluates the run, or launches the evaluations of a sweep."""
     asked = check_linear_eval(values, typed_keys(sys.argv[1:]))
     if isinstance(asked, WeightsEval):
-        return _launch(values, chosen) if (chosen := _launcher()) else _of_weights(asked)
+        if chosen := _launcher():
+            return _launch(values, chosen)
+        from moco.training.weights import evaluate_weights
+
+        return _of_rank(partial(evaluate_weights, asked))
     if (asked.run is None) == (asked.sweep is None):
         raise UserError("run is missing: give the id or folder of a finished run, run=<id>, or sweep=<name>")
     if asked.sweep:
@@ -178,18 +183,6 @@ def _evaluate(values: dict[str, Json]) -> float | None:
 
     run = find(asked.runs_dir, str(asked.run))
     return _of_rank(lambda: linear_eval(run, asked))
-
-
-def _of_weights(asked: WeightsEval) -> float:
-    """Evaluates weights from elsewhere, which become a run."""
-    from moco.training.linear_eval import linear_eval
-    from moco.training.weights import run_of_weights
-
-    def work() -> float:
-        run = run_of_weights(asked)
-        return linear_eval(run, asked.of_run(run.id))
-
-    return _of_rank(work)
 
 
 def _of_rank(job: Callable[[], T]) -> T:

@@ -27,6 +27,19 @@ if TYPE_CHECKING:
     from moco.training.components import Components
 
 
+def evaluate_weights(asked: WeightsEval) -> float:
+    """Linear evaluation of these weights, once they are a run; top-1 in percent.
+
+    Raises:
+        UserError, Stopped: as run_of_weights and linear_eval.
+    """
+    from moco.training.linear_eval import linear_eval
+
+    with joined(asked.device):
+        run = run_of_weights(asked)
+        return linear_eval(run, asked.of_run(run.id))
+
+
 def run_of_weights(asked: WeightsEval) -> Run:
     """The finished run that these weights are, with its kNN; made where it is not there yet.
 
