@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from folders import write_paused
 
+from moco.analysis.configurations import configurations
 from moco.analysis.numbers import Reached
+from moco.analysis.records import look
+from moco.analysis.report_table import table as page_table
 from moco.analysis.selection import select
 from moco.analysis.statistics import Score, spread
 from moco.analysis.table import Row, is_published, lines
@@ -108,6 +111,32 @@ def test_seeds_that_were_probed_differently_are_pointed_out(finish, rows, capsys
     told, _, remedy = line.removeprefix("warning: one row of Linear mixes probes: ").partition(" (")
     assert sorted(told.split(", ")) == sorted(f"{folder.name[-10:]} epochs={n}" for folder, n in folders)
     assert remedy == "rerun=true evaluates again)"  # neither lr, which is the same, nor seed is named
+
+
+def test_scores_on_other_data_have_rows_and_a_column(finish, rows, tmp_path):
+    for seed in (0, 1):
+        finish(
+            f"seed={seed}", linear_cached=60.0 + seed, **{"cifar100/knn": 30.0, "cifar100/linear_cached": 40.0 + seed}
+        )
+    finish("epochs=10", linear_cached=50.0, **{"stl10/linear_grid": 44.0})
+    found = [(row["Protocol"], row["Transfer to"], row["Epochs"], row["Top-1"].mean) for row in rows()]
+    assert found == [
+        ("kNN", None, 10, 50),
+        ("Linear (cached)", None, 10, 50),
+        ("Linear (grid)", "stl10", 10, 44),
+        ("kNN", None, 200, 50),
+        ("Linear (cached)", None, 200, 60.5),
+        ("kNN", "cifar100", 200, 30),
+        ("Linear (cached)", "cifar100", 200, 40.5),
+    ]
+    assert [*rows()[0]][:3] == ["Protocol", "Transfer to", "Method"]
+
+    entries, states = look(all_runs(tmp_path / "runs"))
+    page = page_table(configurations(entries), ["epochs"], dict(zip([e.run.folder for e in entries], states)))
+    heads = [head["name"] for head in page["heads"]]
+    told = [dict(zip(heads, (text for text, _ in row["cells"]))) for row in page["rows"]]
+    assert [row["Linear (cached) on cifar100 top-1"].split()[0] for row in told if row["epochs"] == "200"] == ["40.50"]
+    assert {row["epochs"]: row["Linear (grid) on stl10 top-1"] for row in told} == {"10": "44.00", "200": ""}
 
 
 def test_the_published_row_stands_beside_ours(finish, rows):
