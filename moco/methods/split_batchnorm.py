@@ -28,7 +28,6 @@ class SplitBatchNorm(_BatchNorm):
     """
 
     shared: "dist.ProcessGroup | None" = None
-    _check_non_zero_input_channels = nn.SyncBatchNorm._check_non_zero_input_channels  # which torch's forward asks for
 
     def __init__(self, num_features: int, splits: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
         super().__init__(num_features, eps, momentum)
@@ -78,43 +77,69 @@ class SplitBatchNorm(_BatchNorm):
 
     def _over_ranks(self, x: Tensor, shared: dist.ProcessGroup) -> Tensor:
         """Statistics over the images that the ranks of `shared` have."""
-        if x.is_cuda:
-            self.process_group = shared  # as SyncBatchNorm names it
-            return nn.SyncBatchNorm.forward(cast(nn.SyncBatchNorm, self), x)
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
-        momentum, dims = self.momentum or 0.0, [d for d in range(x.dim()) if d != 1]
+        y, mean, var = _OverRanks.apply(x, self.weight, self.bias, self.eps, shared)
         n = x.numel() // x.shape[1] * shared.size()  # of each channel, on all of them
-        wide = x if x.dtype == torch.float64 else x.float()
-        var, mean = torch.var_mean(wide, dims, correction=0)  # [C], here
-        means, variances = _MeansOfRanks.apply(torch.stack([mean, var]), shared).unbind(1)  # [ranks, C]
+        with torch.no_grad():
+            for running, value in ((self.running_mean, mean), (self.running_var, var * (n / (n - 1)))):
+                running.lerp_(value.to(running.dtype), self.momentum or 0.0)
+            self.num_batches_tracked.add_(1)
+        return cast(Tensor, y)
+
+
+class _OverRanks(torch.autograd.Function):
+    """Normalises x [B, C, ...] by statistics over the B of all ranks of a group; torch's SyncBatchNorm refuses CPUs.
+
+    Gives the output in x's type, and mean and variance [C], which have no gradient. A gradient is that of the sum of all ranks'
+    losses, as with moco.ranks.gather; those of weight and bias are this rank's part of it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, group: dist.ProcessGroup
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        var, mean = torch.var_mean(_wide(x), _all_but_channels(x), correction=0)  # [C], of this rank
+        own = torch.stack([mean, var])
+        found = [torch.empty_like(own) for _ in range(group.size())]
+        dist.all_gather(found, own, group)
+        means, variances = torch.stack(found).unbind(1)  # [ranks, C]; all ranks have as many images
         mean = means.mean(0)
         var = variances.mean(0) + (means - mean).square().mean(0)
-        with torch.no_grad():
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
-            self.running_var.lerp_((var * (n / (n - 1))).to(self.running_var.dtype), momentum)
-            self.num_batches_tracked.add_(1)
-        shape = [1, -1] + [1] * (x.dim() - 2)
-        y: Tensor = (wide - mean.view(shape)) * (var + self.eps).rsqrt().view(shape)
-        if self.affine:
-            y = y * self.weight.view(shape) + self.bias.view(shape)
-        return y.to(x.dtype)
-
-
-class _MeansOfRanks(torch.autograd.Function):
-    """[2, C] of each rank of a group -> [ranks, 2, C] on all of them; gradients are summed over the ranks."""
+        deviation = (var + eps).rsqrt()
+        y = (_wide(x) - _of_channels(mean, x)) * _of_channels(deviation if weight is None else deviation * weight, x)
+        y = y if bias is None else y + _of_channels(bias, x)
+        ctx.save_for_backward(x, weight, mean, deviation)
+        ctx.group, ctx.has_bias = group, bias is not None
+        ctx.mark_non_differentiable(mean, var)
+        return y.to(x.dtype), mean, var
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
-        ctx.group = group
-        found = [torch.empty_like(x) for _ in range(group.size())]
-        dist.all_gather(found, x.contiguous(), group)
-        return torch.stack(found)
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
+        x, weight, mean, deviation = ctx.saved_tensors
+        g = gradients[0].to(mean.dtype)
+        normal = (_wide(x) - _of_channels(mean, x)) * _of_channels(deviation, x)  # x without weight and bias
+        own = torch.stack([g.sum(_all_but_channels(x)), (g * normal).sum(_all_but_channels(x))])  # [2, C]
+        whole = own.clone()
+        dist.all_reduce(whole, group=ctx.group)
+        whole /= x.numel() // x.shape[1] * ctx.group.size()
+        scale = deviation if weight is None else deviation * weight
+        dx = (g - _of_channels(whole[0], x) - normal * _of_channels(whole[1], x)) * _of_channels(scale, x)
+        of_weight = None if weight is None else own[1].to(weight.dtype)
+        return dx.to(x.dtype), of_weight, own[0] if ctx.has_bias else None, None, None
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        gradient = gradients[0].contiguous().clone()
-        dist.all_reduce(gradient, group=ctx.group)
-        return gradient[ctx.group.rank()], None
+
+def _wide(x: Tensor) -> Tensor:
+    """In at least float32, in which statistics are taken."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _all_but_channels(x: Tensor) -> list[int]:
+    return [d for d in range(x.dim()) if d != 1]
+
+
+def _of_channels(values: Tensor, x: Tensor) -> Tensor:
+    """[C] in a shape that broadcasts to x."""
+    return values.view([1, -1] + [1] * (x.dim() - 2))
 
 
 class SplitBatchNormAct(SplitBatchNorm):
@@ -186,6 +211,8 @@ def _ranks_of_groups(splits: int) -> "dist.ProcessGroup | None":
     """The ranks that have a group together with this one; None where it has whole groups."""
     if splits >= ranks():
         return None
+    if splits == 1:
+        return dist.group.WORLD
     each = ranks() // splits
     groups = [dist.new_group([*range(first, first + each)], timeout=NO_END) for first in range(0, ranks(), each)]
     return cast(dist.ProcessGroup, groups[rank() // each])  # this rank is none of the others'

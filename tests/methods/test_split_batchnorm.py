@@ -1,10 +1,12 @@
 """SplitBatchNorm against a BatchNorm for each group."""
 
 import copy
-from typing import cast
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from moco.errors import UserError
@@ -162,9 +164,42 @@ def test_a_norm_that_cannot_be_split_is_named(norm: nn.Module, reason: str):
         split_batch_norm(nn.Sequential(norm), 2)
 
 
-def test_torch_takes_it_for_a_batchnorm_that_is_synchronised_on_gpus() -> None:
-    """What its forward asks a module for, which on a single rank goes on to batch_norm."""
-    x = torch.randn(8, 4, 3, 3)
-    ours, plain = SplitBatchNorm(4, 1), nn.BatchNorm2d(4)
-    torch.testing.assert_close(nn.SyncBatchNorm.forward(cast(nn.SyncBatchNorm, ours), x), plain(x))
-    torch.testing.assert_close(ours.running_var, plain.running_var)
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[dist.ProcessGroup]:
+    """A group of one rank."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield dist.group.WORLD
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("shape", [(8, 4), (8, 4, 3, 2)])
+def test_statistics_over_ranks_are_those_of_batchnorm_where_there_is_one(
+    group: dist.ProcessGroup, shape: tuple[int, ...], affine: bool
+) -> None:
+    """tests/training/test_ranks.py has several."""
+    ours = SplitBatchNorm(4, 1).double()
+    if not affine:
+        ours.weight, ours.bias, ours.affine = None, None, False
+    ours.shared = group
+    plain = (nn.BatchNorm1d if len(shape) == 2 else nn.BatchNorm2d)(4, affine=affine).double()
+    x, weights = torch.randn(*shape, dtype=torch.float64) + 3, torch.randn(*shape, dtype=torch.float64)
+    found = []
+    for norm in (ours, plain):
+        given = x.clone().requires_grad_()
+        y = norm(given)
+        (y * weights).sum().backward()
+        found.append([y, given.grad, *(p.grad for p in norm.parameters()), norm.running_mean, norm.running_var])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    assert ours.num_batches_tracked == 1
+
+
+def test_statistics_over_ranks_keep_the_type_and_the_layout(group: dist.ProcessGroup) -> None:
+    ours = SplitBatchNorm(4, 1)
+    ours.shared = group
+    x = torch.randn(8, 4, 3, 2, dtype=torch.bfloat16).to(memory_format=torch.channels_last).requires_grad_()
+    y = ours(x)
+    y.sum().backward()
+    assert y.dtype == x.grad.dtype == torch.bfloat16 and y.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(y.float(), nn.BatchNorm2d(4)(x.float()), rtol=0.02, atol=0.02)

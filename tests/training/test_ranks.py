@@ -35,6 +35,7 @@ CASES = {
         for splits in (1, 4, 8)
         for symmetric in ("false", "true")
     },
+    "moco 2": ["method=moco", "m=100", "method.splits=2"],  # of four ranks two have a group among them
     "simclr": ["method=simclr", *PROBED],
     "simclr 8": ["method=simclr", "method.splits=8", *ON_VIEWS],
     "npid 8": ["method=npid", "m=100", "optimizer.lr=0.001", "method.splits=8"],
