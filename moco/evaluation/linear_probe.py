@@ -14,6 +14,8 @@ from moco.evaluation.fitting import Batch, FittingState, LinearFitting, OnStep, 
 from moco.ranks import collect, own
 from moco.seeding import step_seed
 
+AT_ONCE = 512  # images that are encoded at a time; it affects memory alone, where batches are larger (SimCLR's 4096)
+
 
 class Images(NamedTuple):
     """Images uint8 [N, C, H, W], in memory or on disk, with their labels, int [N] in [0, num_classes)."""
@@ -108,8 +110,10 @@ def linear_probe_augmented(
         def encoded(step: int) -> Tensor:
             images = load().x
             torch.manual_seed(step_seed(settings.seed, "probe step", step))
-            draws = views.draw(n, (images.shape[-2], images.shape[-1]), images.device, sizes)
-            return collect(encode(views.apply(images, draws[share])).float()[: mine.stop - mine.start], n)
+            draws = views.draw(n, (images.shape[-2], images.shape[-1]), images.device, sizes)[share]
+            pieces = [slice(first, first + AT_ONCE) for first in range(0, len(images), AT_ONCE)]
+            x = torch.cat([encode(views.apply(images[piece], draws[piece])).float() for piece in pieces])
+            return collect(x[: mine.stop - mine.start], n)
 
         return encoded
 

@@ -14,6 +14,7 @@ from small_images import Views, backbone, images, to_float
 from threadpoolctl import threadpool_limits
 
 from moco.errors import UserError
+from moco.evaluation import linear_probe
 from moco.evaluation.features import Labelled
 from moco.evaluation.fitting import ProbeSettings
 from moco.evaluation.linear_probe import linear_probe_augmented, linear_probe_cached
@@ -152,6 +153,17 @@ def test_every_step_has_its_own_order_and_views():
     for epoch in epochs:  # each image once
         assert torch.equal(epoch.float().mean((1, 2, 3)).sort().values, epochs[0].float().mean((1, 2, 3)).sort().values)
     assert len(epochs[0].flatten(1).unique(dim=0)) == 8
+
+
+def test_large_batches_are_encoded_in_pieces(optimizers, monkeypatch):
+    seen, encoder = [], backbone()
+    views = Views(lambda x, draws: seen.append(len(x)) or x + 0.1 * draws)
+    augmented(encoder, batch_size=20, views=views)
+    monkeypatch.setattr(linear_probe, "AT_ONCE", 8)
+    augmented(encoder, batch_size=20, views=views)
+    assert seen == [20, 20, 10] * 3 + [8, 8, 4, 8, 8, 4, 8, 2] * 3
+    whole, pieces = (made.param_groups[0]["params"][0].detach() for made in optimizers)
+    torch.testing.assert_close(pieces, whole)
 
 
 def test_on_step_hears_of_every_step():
