@@ -148,7 +148,7 @@ def work(point: str, tiny: bool) -> dict[str, Any]:
         )
         trained = nn.ModuleList([method.encoder, method.head])
         size = int(os.environ.get("WORLD_SIZE", "1"))
-        arithmetic = sum(bytes_ for _, bytes_ in sent(config, trained, size, gpu=False).values())
+        arithmetic = sum(bytes_ for _, bytes_ in sent(config, trained, size).values())
         meter.attach(trainer)
         trainer.batches.steps = WARM + steps
         trainer.losses = torch.zeros(WARM + steps)

@@ -44,12 +44,11 @@ def channels(network: nn.Module) -> list[int]:
     return [m.num_features for m in network.modules() if isinstance(m, _BatchNorm)]
 
 
-def sent(config: "Config", trained: nn.Module, ranks: int, gpu: bool) -> dict[str, tuple[int, float]]:
+def sent(config: "Config", trained: nn.Module, ranks: int) -> dict[str, tuple[int, float]]:
     """Messages and bytes that a rank sends in a step, by what they are for.
 
     Args:
         trained: backbone and head, once.
-        gpu: torch's SyncBatchNorm sends the sums of the gradients, and ours for CPUs those for each rank.
     """
     batch, dim, splits = config.batch_size, config.feature_dim or 0, config.method.splits or 1
     parameters = sum(p.numel() for p in trained.parameters())
@@ -66,8 +65,8 @@ def sent(config: "Config", trained: nn.Module, ranks: int, gpu: bool) -> dict[st
     }
     if splits < ranks:
         group, norms = ranks // splits, channels(trained)
-        forward = sum(ring_gather(4 * (2 * c + gpu), group) for c in norms)
-        backward = sum(ring_reduce(4 * 2 * c * (1 if gpu else group), group) for c in norms)
+        forward = sum(ring_gather(4 * 2 * c, group) for c in norms)
+        backward = sum(ring_reduce(4 * 2 * c, group) for c in norms)
         passes = 2 if config.method.name == "moco" else 1  # of keys, too; both views of SimCLR are one
         found[STATISTICS] = (len(norms) * (passes + 1), passes * forward + backward)
     return found
@@ -89,7 +88,7 @@ def on_paper() -> Iterator[dict[str, Any]]:
         trained = nn.ModuleList([method.encoder, method.head])
         operations = 2 * passes * count(method.encoder, (224, 224)).multiply_adds
         for link, (gpus, speed, start) in LINKS.items():
-            messages = sent(config, trained, gpus, gpu=True)
+            messages = sent(config, trained, gpus)
             # Groups of ranks that lie on one node talk over its own links.
             near = STATISTICS if gpus // (config.method.splits or 1) <= 8 else ""
             ms = {
