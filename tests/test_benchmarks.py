@@ -173,4 +173,6 @@ def test_distributed_counts_what_two_processes_send(tmp_path: Path) -> None:
     assert sent["by arithmetic"] < sent["counted"] < 2 * sent["by arithmetic"]
     paper = report["on paper, not measured"]
     assert len(paper) == 6 and all(value >= 0 for value in figures([row["ms"] for row in paper]))
-    assert paper[0]["MB sent"]["gradients"] == pytest.approx(2 * 7 / 8 * 4 * 27.966656, abs=1e-3)  # ResNet-50 and its head
+    assert paper[0]["MB sent"]["gradients"] == pytest.approx(
+        2 * 7 / 8 * 4 * 27.966656, abs=1e-3
+    )  # ResNet-50 and its head

@@ -29,6 +29,10 @@ PAGES: dict[str, tuple[str, Selection]] = {
         "temperature_queue",
         {"sort": "Top-1", "columns": ["Protocol", "Temperature", "Negatives", "Top-1", "Top-5", "path"]},
     ),
+    "results/simclr_h200/README.md": (
+        "simclr_h200",
+        {"columns": ["Protocol", "Epochs", "Temperature", "Top-1", "Top-5", "path"]},
+    ),
     "results/halving/README.md": (
         "halving/halved",
         {"sort": "Top-1", "columns": ["Temperature", "m", "optimizer.lr", "Epoch", "Top-1", "Top-5"]},

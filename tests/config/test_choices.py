@@ -326,7 +326,9 @@ def test_each_choice_trains_a_step(group: str, choice: str, images: Path, train_
     assert math.isfinite(seen["loss"]) and seen["loss"] > 0
     assert all(seen["gradients"]) and seen["moved"]
     scale = config.batch_size / 256 if config.optimizer.scale_lr else 1
-    per_epoch = {"digits": 1437, "image_folder": 24, "imagenet": 24, "huggingface": 24}.get(choice, 5000) // config.batch_size
+    per_epoch = {"digits": 1437, "image_folder": 24, "imagenet": 24, "huggingface": 24}.get(
+        choice, 5000
+    ) // config.batch_size
     warmup = round(config.schedule.warmup_epochs * per_epoch)
     assert seen["lr"] == pytest.approx(config.optimizer.lr * scale / (warmup or 1))
 
