@@ -132,7 +132,7 @@ def test_what_a_recipe_brings_along_and_the_method_does_not_use_is_dropped():
     assert config.m is None and config.method.splits == 1 and config.method.name == "simclr"
     assert config.epochs == 20 and config.method.temperature == 0.5
     other = checked("recipe=quickstart", "model=resnet18")  # and widths and stem_stride, for the small ResNet
-    assert set(other.model.arguments()) == {"_target_", "architecture", "stem", "pretrained"}
+    assert set(other.model.arguments()) == {"_target_", "architecture", "stem", "pretrained", "zero_init_residual"}
     # timm's models take options of any name, of which those that were typed and those of nobody else stay.
     timm = checked("recipe=quickstart", "model=timm", "+model.stem=cifar", "+model.depths=[1,1]")
     assert set(timm.model.arguments()) == {"_target_", "architecture", "pretrained", "stem", "depths"}

@@ -67,7 +67,7 @@ def test_a_key_that_the_bases_choice_lacks_and_the_swept_ones_have(capfd: pytest
     "word, becomes",
     [
         ("optimizer.momentum=0.8", "++optimizer.momentum=0.8"),  # sgd and lars have it
-        ("method.splits=2", "++method.splits=2"),
+        ("method.symmetric=true", "++method.symmetric=true"),
         ("optimizer.lr=0.1", "optimizer.lr=0.1"),  # all have it
         ("optimizer.momentumm=0.8", "optimizer.momentumm=0.8"),  # none has it
         ("momentum=0.8", "momentum=0.8"),
