@@ -8,7 +8,9 @@ import torch
 from cluster import wait_until
 from submitting import call, hold, job_of, log, method, process_of, read, runs, sweep
 
-WORDS = ["epochs=4", "checkpoint_minutes=0", "method.splits=4", "optimizer=sgd", "optimizer.lr=1e-4"]
+# Long enough that in the seconds between a preemption's warning and its end no machine comes to the last step.
+EPOCHS = 16
+WORDS = [f"epochs={EPOCHS}", "checkpoint_minutes=0", "method.splits=4", "optimizer=sgd", "optimizer.lr=1e-4"]
 TASKS = ["hydra.launcher.nodes=2", "hydra.launcher.tasks_per_node=2"]
 
 
@@ -48,4 +50,4 @@ def test_four_tasks_that_are_warned_preempted_and_lose_one_end_as_a_single_proce
     for key, value in mine.items():
         assert torch.allclose(value, single[key], atol=1e-4), key
     lines = (run / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["epoch"] for line in lines] == list(range(1, 5))
+    assert [json.loads(line)["epoch"] for line in lines] == list(range(1, EPOCHS + 1))
