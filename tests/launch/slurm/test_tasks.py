@@ -10,7 +10,7 @@ from submitting import call, hold, job_of, log, method, process_of, read, runs, 
 
 # Long enough that in the seconds between a preemption's warning and its end no machine comes to the last step.
 EPOCHS = 16
-WORDS = [f"epochs={EPOCHS}", "checkpoint_minutes=0", "method.splits=4", "optimizer=sgd", "optimizer.lr=1e-4"]
+WORDS = [f"epochs={EPOCHS}", "checkpoint_minutes=0", "method.splits=4", "optimizer=sgd", "optimizer.lr=1e-5"]
 TASKS = ["hydra.launcher.nodes=2", "hydra.launcher.tasks_per_node=2"]
 
 
