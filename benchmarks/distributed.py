@@ -125,27 +125,14 @@ def work(point: str, tiny: bool) -> dict[str, Any]:
     from moco.tracking.tracker import Tracker
     from moco.training.components import Components
     from moco.training.distributed import joined
-    from moco.training.pretrain import trainable
+    from moco.training.pretrain import trainable, trainer_of
     from moco.training.signals import Signals
-    from moco.training.trainer import Trainer
 
     config, steps, meter, seconds = configuration(point, tiny), 3 if tiny else STEPS, Meter(), list[float]()
     with tempfile.TemporaryDirectory() as folder, joined("cpu"), Signals() as signals:
         parts = Components(config, "cpu")
         method, optimizer, schedule = trainable(parts)
-        trainer = Trainer(
-            config,
-            Run(Path(folder) / "moco"),
-            images=parts.data.train_images,
-            device=parts.device,
-            method=method,
-            optimizer=optimizer,
-            schedule=schedule,
-            views=parts.drawn_views(),
-            evaluate=dict,
-            autocast=parts.autocast,
-            tracker=Tracker(),
-        )
+        trainer = trainer_of(parts, Run(Path(folder) / "moco"), (method, optimizer, schedule), dict, Tracker())
         trained = nn.ModuleList([method.encoder, method.head])
         size = int(os.environ.get("WORLD_SIZE", "1"))
         arithmetic = sum(bytes_ for _, bytes_ in sent(config, trained, size).values())

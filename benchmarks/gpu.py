@@ -44,8 +44,7 @@ from moco.methods.moco import shuffle
 from moco.runs.run import Run
 from moco.tracking.tracker import Tracker
 from moco.training.components import Components
-from moco.training.pretrain import trainable
-from moco.training.trainer import Trainer
+from moco.training.pretrain import trainable, trainer_of
 
 EPOCH, WARM = 50_000, 5  # images of an epoch; steps before the clock starts
 METHODS = {
@@ -109,19 +108,7 @@ def limits(tiny: bool) -> tuple[float, float]:
 
 def loop(parts: Components, method: Any, optimizer: Any, schedule: Callable[[int], float], seconds: float) -> float:
     """Seconds of a step of the Trainer."""
-    trainer = Trainer(
-        parts.config,
-        Run("not written"),
-        images=parts.data.train_images,
-        device=parts.device,
-        method=method,
-        optimizer=optimizer,
-        schedule=schedule,
-        views=parts.drawn_views(),
-        evaluate=dict,
-        autocast=parts.autocast,
-        tracker=Tracker(),
-    )
+    trainer = trainer_of(parts, Run("not written"), (method, optimizer, schedule), dict, Tracker())
     method.train()
     for _ in range(WARM):
         trainer.train_step()

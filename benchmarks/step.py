@@ -123,28 +123,14 @@ def ours(images: Tensor, batch: int, config: "Config") -> float:
     """Images per second of a training, from its first image to its line of metrics."""
     from moco.runs.run import Run
     from moco.tracking.tracker import Tracker
-    from moco.training.pretrain import trainable
+    from moco.training.pretrain import trainable, trainer_of
     from moco.training.signals import Signals
-    from moco.training.trainer import Trainer
 
     with tempfile.TemporaryDirectory() as folder, Signals() as signals:
         run = Run(Path(folder) / "moco")
         parts = components(config, images)
-        method, optimizer, schedule = trainable(parts)
         with run.lease("benchmark") as lease:
-            trainer = Trainer(
-                config,
-                run,
-                images=images,
-                device=parts.device,
-                method=method,
-                optimizer=optimizer,
-                schedule=schedule,
-                views=parts.drawn_views(),
-                evaluate=lambda: {"knn/top1": 0.0},
-                autocast=parts.autocast,
-                tracker=Tracker(),
-            )
+            trainer = trainer_of(parts, run, trainable(parts), lambda: {"knn/top1": 0.0}, Tracker())
             trainer.fit(lease, signals)
         [line] = run.metrics()
     return line["step"] * batch / line["seconds"]

@@ -2,13 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from moco.augment.blur import Blur
 from moco.augment.colours import Jitter
+
+
+class DrawnViews(Protocol):
+    """Random views of images whose parameters are drawn for the whole batch; see moco.augment.Augment."""
+
+    def draw(self, n: int, size: tuple[int, int], device: torch.device, sizes: Tensor | None = None) -> Any: ...
+    def apply(self, images: Tensor, draws: Any) -> Tensor: ...
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,14 @@
 """Pixels of some images, on their way to the device: begun early, waited for late."""
 
-from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from torch import Tensor
 
 from moco.data.packed_images import PackedImages
+
+T = TypeVar("T")
 
 ROOM = 1 << 30  # bytes of images on their way
 
@@ -47,6 +50,16 @@ def sizes_of(images: AnyImages, rows: Tensor | slice) -> Tensor | None:
 def ahead(images: AnyImages, n: int, most: int) -> int:
     """How many batches of n images may be on their way beside the one in use: `most`, where memory has room for them."""
     return most if isinstance(images, Tensor) else max(1, min(most, ROOM // max(1, n * images.largest) - 1))
+
+
+def early(begun: Iterable[T], n: int) -> Iterator[T]:
+    """Each of what is begun, once n more have been begun after it."""
+    coming = deque[T]()
+    for one in begun:
+        coming.append(one)
+        if len(coming) > n:
+            yield coming.popleft()
+    yield from coming
 
 
 def one_by_one(images: AnyImages, rows: Tensor | slice) -> list[Tensor]:

@@ -1,13 +1,12 @@
 """Features of many images, and data with labels."""
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from moco.data.pixels import AnyImages, Pixels, ahead, fetch
+from moco.data.pixels import AnyImages, Pixels, ahead, early, fetch
 from moco.errors import UserError
 from moco.ranks import collect, own
 
@@ -72,11 +71,7 @@ def features(
 
 def _batches(images: AnyImages, share: slice, size: int) -> Iterator[tuple[int, Pixels]]:
     """The batches of a share of the images, with their first rows; those that follow begin to load."""
-    coming, most = deque[tuple[int, Callable[[], Pixels]]](), ahead(images, size, AHEAD)
-    for start in range(share.start, share.stop, size):
-        coming.append((start, fetch(images, slice(start, min(start + size, share.stop)))))
-        if len(coming) > most:
-            first, load = coming.popleft()
-            yield first, load()
-    for first, load in coming:
-        yield first, load()
+    starts = range(share.start, share.stop, size)
+    begun = ((start, fetch(images, slice(start, min(start + size, share.stop)))) for start in starts)
+    for start, load in early(begun, ahead(images, size, AHEAD)):
+        yield start, load()

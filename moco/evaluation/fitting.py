@@ -2,7 +2,6 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -11,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moco.data.pixels import early
 from moco.errors import UserError
 from moco.evaluation.accuracy import Accuracy, topk_accuracy
 from moco.seeding import step_seed
@@ -187,13 +187,12 @@ def fit(
     labels = labels.long()
     if start:
         fitting.load(start)
-    coming = deque[tuple[Batch, Ready]]()
-    for batch in _batches(fitting, labels):
-        coming.append((batch, begin(batch)))
-        if len(coming) > AHEAD:
-            _step(fitting, labels, *coming.popleft(), on_step)
-    for batch, ready in coming:
-        _step(fitting, labels, batch, ready, on_step)
+    for batch, ready in early(((batch, begin(batch)) for batch in _batches(fitting, labels)), AHEAD):
+        fitting.train_step(ready(fitting.step), labels[batch.on_device])
+        if on_step:
+            on_step(fitting)
+        if fitting.step % fitting.per_epoch == 0:
+            fitting.check_finite()
 
 
 def _batches(fitting: Fitting, labels: Tensor) -> Iterator[Batch]:
@@ -205,11 +204,3 @@ def _batches(fitting: Fitting, labels: Tensor) -> Iterator[Batch]:
         size, skipped = min(settings.batch_size, len(order)), max(0, begun - epoch * fitting.per_epoch)
         pairs = zip(torch.split(order, size), torch.split(order.to(labels.device), size))
         yield from [Batch(*pair) for pair in pairs][skipped:]
-
-
-def _step(fitting: Fitting, labels: Tensor, batch: Batch, ready: Ready, on_step: OnStep | None) -> None:
-    fitting.train_step(ready(fitting.step), labels[batch.on_device])
-    if on_step:
-        on_step(fitting)
-    if fitting.step % fitting.per_epoch == 0:
-        fitting.check_finite()

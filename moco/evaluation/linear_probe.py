@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from moco.augment.draws import DrawnViews
 from moco.data.pixels import AnyImages, fetch, sizes_of
 from moco.evaluation.accuracy import Accuracy
 from moco.evaluation.features import Labelled, features
@@ -22,13 +23,6 @@ class Images(NamedTuple):
 
     x: AnyImages
     labels: Tensor
-
-
-class Views(Protocol):
-    """Random views whose parameters are drawn for a whole batch; see moco.augment.Augment."""
-
-    def draw(self, n: int, size: tuple[int, int], device: torch.device, sizes: Tensor | None = None) -> Any: ...
-    def apply(self, images: Tensor, draws: Any) -> Tensor: ...
 
 
 def linear_probe_cached(
@@ -77,7 +71,7 @@ def looked_up(x: Tensor) -> Callable[[Batch], Ready]:
 
 def linear_probe_augmented(
     encode: Callable[[Tensor], Tensor],
-    views: Views,
+    views: DrawnViews,
     preprocess: Callable[..., Tensor],
     train: Images,
     test: Images,

@@ -80,7 +80,8 @@ class Batches:
         epoch, i = divmod(step, self.per_epoch)
         # Images on disk are looked up by the CPU, those in memory on their device: neither waits for the other.
         place = self.device if isinstance(self.images, Tensor) else CPU
-        here, there = self._of_epoch(epoch)[self.device], self._of_epoch(epoch)[place]
+        indices = self._of_epoch(epoch)
+        here, there = indices[self.device], indices[place]
         share = own(self.batch_size)
         rows = there.batches[i]
         shuffled = [fetch(self.images, rows[one[i][share]]) for one in there.permutations] if ranks() > 1 else []

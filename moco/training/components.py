@@ -9,6 +9,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from moco.augment.draws import DrawnViews
 from moco.config.components import instantiate
 from moco.config.schema import Config
 from moco.data import Dataset
@@ -20,7 +21,6 @@ from moco.ranks import ranks
 from moco.training import memory
 from moco.training.device import choose_bf16, choose_device
 from moco.training.same_data import described
-from moco.training.trainer import DrawnViews
 from moco.training.trial import try_backbone
 
 

@@ -5,7 +5,7 @@ import datetime
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -145,7 +145,6 @@ def _train(config: Config, run: Run, place: Place, rungs: "Rungs | None") -> dic
     from moco.training.components import Components, two_images
     from moco.training.evaluation import evaluation
     from moco.training.signals import Signals
-    from moco.training.trainer import Trainer
     from moco.training.trial import try_method
 
     with Signals() as signals:
@@ -173,20 +172,8 @@ def _train(config: Config, run: Run, place: Place, rungs: "Rungs | None") -> dic
                 provenance.record(run.folder, parts.device, "bf16" if parts.bf16 else "fp32")
                 (run.folder / "error.txt").unlink(missing_ok=True)
             with tracking(config.tracker, run, config, "train", place) as tracker:
-                trainer = Trainer(
-                    config,
-                    run,
-                    images=parts.data.train_images,
-                    device=parts.device,
-                    method=method,
-                    optimizer=optimizer,
-                    schedule=schedule,
-                    views=parts.drawn_views(),
-                    evaluate=evaluation(parts, method, views, lambda: trainer.step == trainer.steps),
-                    autocast=parts.autocast,
-                    tracker=tracker,
-                    rungs=rungs,
-                )
+                evaluate = evaluation(parts, method, views, lambda: trainer.step == trainer.steps)
+                trainer = trainer_of(parts, run, (method, optimizer, schedule), evaluate, tracker, rungs)
                 trainer.fit(lease, signals)
                 result = told(_result(parts, trainer, described) if first() else None)
                 assert result is not None
@@ -262,11 +249,39 @@ def trainable(parts: "Components") -> "tuple[Method, torch.optim.Optimizer, Sche
     return method, optimizer, schedule  # type: ignore[return-value]  # a module with what Method asks for
 
 
+def trainer_of(
+    parts: "Components",
+    run: Run,
+    built: "tuple[Method, torch.optim.Optimizer, Schedule]",
+    evaluate: Callable[[], dict[str, float]],
+    tracker: Tracker,
+    rungs: "Rungs | None" = None,
+) -> "Trainer":
+    """What trains the method that `trainable` has built, on the images and views of its parts."""
+    from moco.training.trainer import Trainer
+
+    method, optimizer, schedule = built
+    return Trainer(
+        parts.config,
+        run,
+        images=parts.data.train_images,
+        device=parts.device,
+        method=method,
+        optimizer=optimizer,
+        schedule=schedule,
+        views=parts.drawn_views(),
+        evaluate=evaluate,
+        autocast=parts.autocast,
+        tracker=tracker,
+        rungs=rungs,
+    )
+
+
 def _result(parts: "Components", trainer: "Trainer", described: dict[str, Json]) -> dict[str, Json]:
     """The last epoch is what counts; the best is kept beside it."""
     from moco.evaluation.accuracy import at_chance
 
-    last, (mean, std) = trainer.run.metrics()[-1], parts.moments
+    last = trainer.run.metrics()[-1]
     guessing = scored(last, KNN) and at_chance(number(last, KNN.top1), parts.data.test_labels)
     return {
         KNN.top1: None,
@@ -276,11 +291,19 @@ def _result(parts: "Components", trainer: "Trainer", described: dict[str, Json])
         "epochs": parts.config.epochs,
         "steps": trainer.step,
         **described,
+        **of_images(parts),
+        "seconds": round(number(last, "seconds"), 1),
+        "finished": now(),
+    }
+
+
+def of_images(parts: "Components") -> dict[str, Json]:
+    """What a result keeps of the images."""
+    mean, std = parts.moments
+    return {
         "mean": [*mean],
         "std": [*std],
         "train_images": len(parts.data.train_images),
         "test_images": len(parts.data.test_images),
         "evaluated_on": "validation" if parts.config.data.validation else "test",
-        "seconds": round(number(last, "seconds"), 1),
-        "finished": now(),
     }

@@ -50,5 +50,5 @@ def settle(method: object) -> None:
     """
     if ranks() > 1:
         modules: Iterable[nn.Module] = cast(nn.Module, method).modules()
-        norms = dict.fromkeys(bn for bn in modules if isinstance(bn, _BatchNorm) and bn.running_mean is not None)
+        norms = [bn for bn in modules if isinstance(bn, _BatchNorm)]
         average([x for bn in norms for x in (bn.running_mean, bn.running_var) if x is not None])

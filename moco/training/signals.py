@@ -9,7 +9,7 @@ from types import FrameType
 
 from moco.ranks import largest
 from moco.runs.lease import Stopped
-from moco.training.distributed import first, several
+from moco.training.distributed import first
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 AT_ONCE = 2.0  # a second Ctrl-C within so many seconds is not taken for another wish
@@ -56,7 +56,7 @@ class Signals:
         names = [number.name for number in SIGNALS]
         asked = names.index(self.received) + 1 if self.received else 0
         wanted, self.save = due or self.save, False
-        save, stop = largest(wanted, asked) if several() else (wanted, asked)
+        save, stop = largest(wanted, asked)
         if stop and not self.received:
             self.received, self._first = names[stop - 1], time.monotonic()
             _say(f"{self.received} to another process of this run: all stop as soon as the checkpoint is saved")

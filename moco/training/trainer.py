@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from moco.augment.draws import DrawnViews
 from moco.config.schema import Config
 from moco.data.pixels import AnyImages
 from moco.errors import UserError
@@ -52,13 +53,6 @@ class Method(Protocol):
     def parameters(self) -> Iterable[nn.Parameter]: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: Mapping[str, Any]) -> object: ...
-
-
-class DrawnViews(Protocol):
-    """Random views of images whose parameters are drawn for the whole batch; see moco.augment.Augment."""
-
-    def draw(self, n: int, size: tuple[int, int], device: torch.device, sizes: Tensor | None = None) -> Any: ...
-    def apply(self, images: Tensor, draws: Any) -> Tensor: ...
 
 
 class Trainer:

@@ -17,14 +17,12 @@ from moco.runs.lease import BY_HAND
 from moco.runs.run import Run
 from moco.tracking.environment import check_environment
 from moco.training.distributed import agreed, first, joined, say, told
-from moco.training.pretrain import holding, look, now, tracking
+from moco.training.pretrain import holding, look, now, of_images, tracking
 from moco.training.same_data import keep
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
-
-    from moco.training.components import Components
 
 
 def evaluate_weights(asked: WeightsEval) -> float:
@@ -141,7 +139,9 @@ def _make(run: Run, asked: WeightsEval, config: Config, frozen: dict[str, Json],
                 tracker.log(0, line)
             lease.check()
             told_of = {**described, "weights": asked.weights, "seconds": round(time.monotonic() - began, 1)}
-            run.write_result({KNN.top1: None, **scores, "epochs": 0, "steps": 0, **told_of, **_images(parts)})
+            run.write_result(
+                {KNN.top1: None, **scores, "epochs": 0, "steps": 0, **told_of, **of_images(parts), "finished": now()}
+            )
 
 
 def _loaded(asked: WeightsEval, weights: "dict[str, Tensor]", encoder: "Module") -> str:
@@ -160,16 +160,3 @@ def _loaded(asked: WeightsEval, weights: "dict[str, Tensor]", encoder: "Module")
     after = f" after {found.prefix}" if found.prefix else ""
     rest = f"; left out of the file: {in_words(found.left_out)}" if found.left_out else ""
     return f"it has all {len(found.state)} tensors of model={asked.model.name}{after}{rest}"
-
-
-def _images(parts: "Components") -> dict[str, Json]:
-    """What the result keeps of the images."""
-    mean, std = parts.moments
-    return {
-        "mean": [*mean],
-        "std": [*std],
-        "train_images": len(parts.data.train_images),
-        "test_images": len(parts.data.test_images),
-        "evaluated_on": "validation" if parts.config.data.validation else "test",
-        "finished": now(),
-    }
