@@ -1,6 +1,7 @@
 """Which device to compute on, and in which precision."""
 
 import os
+from pathlib import Path
 
 import torch
 
@@ -32,10 +33,23 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_bf16(precision: str, device: torch.device) -> bool:
-    """Whether to compute in bfloat16: as asked, or where the hardware has units for it."""
+    """Whether to compute in bfloat16: as asked, or where the hardware is fast at it."""
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    on_cpu = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return device.type == "cpu" and bool(on_cpu)
+    return device.type == "cpu" and (bool(torch.cpu._is_amx_tile_supported()) or _multiplies_bf16_fast())
+
+
+def _multiplies_bf16_fast() -> bool:
+    """Whether this CPU's AVX-512 is faster at bf16 than at fp32.
+
+    AMD's is: twice as fast. Intel's is not, which leaves that to AMX, and a virtual machine may hide AMX: convolutions of an
+    Emerald Rapids without it took 1.7 times as long as in fp32.
+    """
+    if not torch.cpu._is_avx512_bf16_supported():
+        return False
+    try:
+        return "GenuineIntel" not in Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux
+        return True
