@@ -29,6 +29,8 @@ class Augment:
     Args:
         mean, std: of each channel, of pixels in [0, 1]; subtracted, and divided by.
         size: side of a view in pixels; None keeps that of the images, which are square then.
+        smaller: (pixels, until) of views that are smaller before that share of the training is over, in the order of time. They
+            cost less while the network learns what is coarse (progressive resizing; arXiv 2104.00298, section 4).
         eval_size: side of the images in evaluation; None keeps theirs. Objects look larger in a crop than in the whole image,
             so a network is most accurate on images larger than its views (FixRes, arXiv 1906.06423).
         eval_crop: side of the central square that evaluation sees, as a share of the image's shorter side.
@@ -45,6 +47,7 @@ class Augment:
         mean: Sequence[float],
         std: Sequence[float],
         size: int | None = None,
+        smaller: Sequence[tuple[int, float]] | None = None,
         eval_size: int | None = None,
         eval_crop: float = 1.0,
         crop: Sequence[float] = (0.2, 1.0),
@@ -56,7 +59,7 @@ class Augment:
         blur_sigma: Sequence[float] = (0.1, 2.0),
         solarize: float = 0.0,
     ):
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.mean, self.std, self.smaller = tuple(mean), tuple(std), tuple(smaller or ())
         self.size, self.eval_size, self.eval_crop, self.crop, self.flip = size, eval_size, eval_crop, crop, flip
         self.jitter, self.jitter_p, self.gray = jitter, jitter_p, gray
         self.blur, self.blur_sigma, self.solarize = blur, blur_sigma, solarize
@@ -96,12 +99,15 @@ class Augment:
             solarize=torch.rand(n, device=device) < self.solarize if self.solarize else None,
         )
 
-    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+    def apply(self, images: Tensor, draws: Draws, at: float = 1.0) -> Tensor:
         """The views that were drawn: uint8 [B, 3, H, W] -> normalised float32 [B, 3, size, size], channels_last.
 
         A view depends on its own image and draws alone, so the rows of a batch can be computed apart.
+
+        Args:
+            at: share of the training that is over, which `smaller` goes by.
         """
-        size = self.size or images.shape[-1]
+        size = next((pixels for pixels, until in self.smaller if at < until), self.size or images.shape[-1])
         views = torch.empty(len(images), 3, size, size, device=images.device, memory_format=torch.channels_last)
         for start, stop in _chunks(len(images), images.device):
             views[start:stop] = self._apply(images[start:stop], draws[start:stop], size)

@@ -244,6 +244,9 @@ class Schedule(Component):
     gamma: float | None = Field(None, gt=0, le=1)
 
 
+Smaller = tuple[Annotated[int, Field(ge=4, le=MOST_PIXELS)], Annotated[float, Field(gt=0, lt=1)]]
+
+
 class Augmentation(Component):
     """The views; unlike those of other components its keys are all known."""
 
@@ -252,6 +255,7 @@ class Augmentation(Component):
 
     size: int | None = Field(ge=4, le=MOST_PIXELS)
     eval_size: int | None = Field(ge=4, le=MOST_PIXELS)
+    smaller: list[Smaller] | None = Field(None, min_length=1)
     eval_crop: float = Field(1.0, gt=0, le=1)
     crop: list[float] = Field(min_length=2, max_length=2)
     flip: float = Field(ge=0, le=1)
@@ -285,6 +289,25 @@ class Augmentation(Component):
         if min(jitter) < 0 or jitter[3] > 0.5:
             raise ValueError(f"augment.jitter={jitter} should be four strengths of at least 0, hue at most 0.5")
         return jitter
+
+    @field_validator("smaller")
+    @classmethod
+    def _smaller(cls, smaller: list[tuple[int, float]] | None) -> list[tuple[int, float]] | None:
+        shares = [share for _, share in smaller or ()]
+        if shares != sorted(set(shares)):
+            raise ValueError(
+                f"augment.smaller={[list(one) for one in smaller or ()]} should be [[pixels, until], ...] with shares of the "
+                "training that grow, such as [[16, 0.5], [20, 0.8]]"
+            )
+        return smaller
+
+    @model_validator(mode="after")
+    def _grows(self) -> Self:
+        if too_large := [pixels for pixels, _ in self.smaller or () if self.size and pixels >= self.size]:
+            raise ValueError(
+                f"augment.smaller has views of {too_large[0]} pixels, which are to be smaller than augment.size={self.size}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _eval_crop(self) -> Self:

@@ -48,18 +48,18 @@ def _idle(size: int, taps: int, stride: int, padding: int, dilation: int) -> boo
     return not all(any(0 <= p * stride - padding + t * dilation < size for p in positions) for t in range(taps))
 
 
-def guard_convolutions(model: nn.Module, side: int, *, bf16: bool) -> str:
+def guard_convolutions(model: nn.Module, sides: Sequence[int], *, bf16: bool) -> str:
     """Makes the convolutions that a CPU would compute wrongly safe, all others stay as they are.
 
     Args:
         model: images [B, 3, side, side] -> features; its layout is channels_last.
-        side: of the views that it will be trained on, in pixels.
+        sides: of the views that it will be trained on, in pixels.
         bf16: whether forward passes run under bf16 autocast.
 
     Returns:
         A line that says which convolutions are computed how; empty where there are none.
     """
-    strided = [call for call in calls(model, side) if max(call.stride) > 1]
+    strided = [call for side in sides for call in calls(model, side) if max(call.stride) > 1]
     idle = dict.fromkeys(call.module for call in strided if bf16 and call.has_idle_taps)
     thin = dict.fromkeys(call.module for call in strided if call.is_thin_and_pointwise)
     for name in thin:

@@ -40,7 +40,7 @@ class Undrawn:
     def draw(self, n: int, size: tuple[int, int], device: torch.device, sizes: Tensor | None = None) -> range | Tensor:
         return range(n) if sizes is None else sizes
 
-    def apply(self, images: Tensor, draws: range | Tensor) -> Tensor:
+    def apply(self, images: Tensor, draws: range | Tensor, at: float = 1.0) -> Tensor:
         return self.views(images, draws) if isinstance(draws, Tensor) else self.views(images)
 
 
@@ -147,7 +147,8 @@ class Components(Images):
         self.bf16 = choose_bf16(config.precision, self.device)
         try_backbone(self.encoder, config.model.name, self._samples(two_images(data)))
         if self.device.type == "cpu":
-            if said := guard_convolutions(self.encoder, config.augment.size or side, bf16=self.bf16):
+            sides = [config.augment.size or side, *(pixels for pixels, _ in config.augment.smaller or ())]
+            if said := guard_convolutions(self.encoder, sides, bf16=self.bf16):
                 print(f"model={config.model.name}: {said}", file=sys.stderr, flush=True)
 
     def _samples(self, images: Tensor) -> dict[str, Tensor]:
@@ -155,6 +156,10 @@ class Components(Images):
         views = self.views()
         return {
             "training views (augment.size)": views(images),
+            **{
+                f"training views (augment.smaller) of {pixels}": self.views(size=pixels)(images)
+                for pixels, _ in self.config.augment.smaller or ()
+            },
             "images of evaluation (augment.eval_size)": views.clean(images),
             "views of linear evaluation (augment.eval_size)": self.probe_views()(images),
         }

@@ -118,14 +118,16 @@ class Trainer:
         # Drawn for the whole batch on every rank, so that each image has the same views on any number of them.
         size = (batch.images.shape[-2], batch.images.shape[-1])
         drawn = [self.views.draw(n, size, batch.rows.device, batch.sizes) for _ in range(self.method.views)]
-        x = [self.views.apply(batch.images, draws[share]) for draws in drawn]
+        # Other augmentations than our own need not know of a size that changes.
+        at = (self.step / self.steps,) if self.config.augment.smaller else ()
+        x = [self.views.apply(batch.images, draws[share], *at) for draws in drawn]
         shuffled = []
         for i, (order, view) in enumerate(zip(batch.orders, self.shuffles)):
             if ranks() == 1:
                 shuffled.append(Shuffled(order, x[view].index_select(0, order)))  # x[order] would lose channels_last
             else:
                 own_order = drawn[view][order[share]]
-                shuffled.append(Shuffled(order, self.views.apply(batch.shuffled[i], own_order)))
+                shuffled.append(Shuffled(order, self.views.apply(batch.shuffled[i], own_order, *at)))
         for group, lr in zip(self.optimizer.param_groups, self._base_lrs):
             group["lr"] = lr * self.schedule(self.step)
         more = [shuffled] if self.shuffles else []

@@ -75,6 +75,16 @@ def test_large_views_in_pieces_are_the_batch(side: int, size: int) -> None:
         assert torch.equal(whole, torch.cat([make.apply(images[i : i + n], draws[i : i + n]) for i in range(0, 6, n)]))
 
 
+def test_views_grow_with_the_training_and_are_drawn_alike() -> None:
+    make = Augment(**NEUTRAL, **AUGMENTATIONS["all"], size=24, smaller=[(12, 0.25), (16, 0.5)])
+    images = random_images(5)
+    draws = make.draw(5, (32, 32), images.device)
+    for at, size in [(0.0, 12), (0.249, 12), (0.25, 16), (0.4999, 16), (0.5, 24), (1.0, 24)]:
+        alone = Augment(**NEUTRAL, **AUGMENTATIONS["all"], size=size)
+        assert torch.equal(make.apply(images, draws, at), alone.apply(images, draws))
+    assert make(images).shape[-1] == 24  # where no training is going on
+
+
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_views_are_what_is_drawn_and_then_computed(name: str) -> None:
     images, make = random_images(300), Augment(**NEUTRAL, **AUGMENTATIONS[name])

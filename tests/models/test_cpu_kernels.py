@@ -35,7 +35,7 @@ def gradients(name: str, side: int, *, bf16: bool) -> list[Tensor]:
     """The gradients of a step of the guarded model, in memory that held NaN before."""
     torch.manual_seed(0)
     model = channels_last(MODELS[name]())
-    guard_convolutions(model, side, bf16=bf16)
+    guard_convolutions(model, [side], bf16=bf16)
     images = torch.randn(2, 3, side, side).contiguous(memory_format=torch.channels_last)
     kinds = (torch.float32, torch.bfloat16)
     poison = [torch.full_like(p, torch.nan, dtype=kind) for p in model.parameters() for kind in kinds for _ in range(2)]
@@ -85,7 +85,7 @@ def test_the_rest_of_the_model_stays_as_it_was() -> None:
     model = channels_last(SmallResNet([16, 32, 64], stem_stride=2))
     before, state = copy.deepcopy(model).eval(), {name: p.clone() for name, p in model.state_dict().items()}
     kinds = {name: type(m) for name, m in model.named_modules()}
-    said = guard_convolutions(model, 4, bf16=True)
+    said = guard_convolutions(model, [4], bf16=True)
     changed = [name for name, m in model.named_modules() if type(m) is not kinds[name]]
     assert changed == ["stages.4.conv1", "stages.5.conv1"]
     assert said.startswith("some convolutions are computed in fp32") and said.endswith(f": {', '.join(changed)}")
@@ -93,7 +93,7 @@ def test_the_rest_of_the_model_stays_as_it_was() -> None:
     assert model.training and all(torch.equal(p, state[name]) for name, p in model.state_dict().items())
     x = torch.randn(2, 3, 4, 4)
     torch.testing.assert_close(copy.deepcopy(model).eval()(x), before(x))
-    assert guard_convolutions(channels_last(SmallResNet()), 32, bf16=True) == ""
+    assert guard_convolutions(channels_last(SmallResNet()), [32], bf16=True) == ""
 
 
 def test_calls_are_named_after_the_module_that_makes_them() -> None:
@@ -107,7 +107,7 @@ def test_calls_are_named_after_the_module_that_makes_them() -> None:
 def test_a_stride_taken_first_is_the_stride() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 1, 2), nn.Conv2d(8, 8, 3, 2, 1)).double()
     plain, x = copy.deepcopy(model), torch.randn(2, 3, 17, 17, dtype=torch.float64, requires_grad=True)
-    said = guard_convolutions(model.float(), 17, bf16=False)
+    said = guard_convolutions(model.float(), [17], bf16=False)
     assert said.startswith("some convolutions are computed on the pixels that their stride picks") and said.endswith(
         ": 0"
     )

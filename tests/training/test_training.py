@@ -16,6 +16,7 @@ from moco.errors import UserError
 from moco.evaluation import linear_probe
 from moco.protocols import LINEAR, LINEAR_CACHED, LINEAR_GRID, LINEAR_MOCO, Protocol
 from moco.runs.lease import Stopped
+from moco.models import SmallResNet
 from moco.runs.run import Run
 from moco.runs.state import State
 from moco.training import trainer
@@ -70,15 +71,28 @@ def assert_equal(a: Any, b: Any) -> None:
         assert a == b
 
 
+GROWING = ["optimizer=muon", "augment.size=8", "augment.smaller=[[5,0.3],[6,0.7]]"]
+
+
 @pytest.mark.parametrize(
-    "method, words", [("moco", []), ("simclr", []), ("npid", []), ("barlow_twins", []), ("moco", ["micro_batch=32"])]
+    "method, words",
+    [
+        ("moco", []),
+        ("simclr", []),
+        ("npid", []),
+        ("barlow_twins", []),
+        ("moco", ["micro_batch=32"]),
+        ("simclr", GROWING),
+        ("moco", GROWING),
+    ],
 )
 def test_resumed_run_is_the_uninterrupted_one(
     method: str, words: list[str], tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = tiny(method, *words, f"runs_dir={tmp_path}/whole", "optimizer=adam")
+    words = words if words == GROWING else [*words, "optimizer=adam"]
+    whole = tiny(method, *words, f"runs_dir={tmp_path}/whole")
     train(whole)
-    cut = tiny(method, *words, f"runs_dir={tmp_path}/cut", "optimizer=adam")
+    cut = tiny(method, *words, f"runs_dir={tmp_path}/cut")
     with monkeypatch.context() as patch:
         # in the first epoch, at its last step, at the first step of the second, and at the very last but one
         stop_at(patch, 3, PER_EPOCH - 1, PER_EPOCH, 2 * PER_EPOCH - 2)
@@ -305,6 +319,22 @@ def test_step_learning_rates_reach_the_optimizer(tiny: Make) -> None:
     train(cfg)
     lrs = [line["train/lr"] for line in only(cfg).metrics()]
     assert lrs[0] == pytest.approx(0.4 * 64 / 256) and 0 < lrs[1] < 0.01 * lrs[0]
+
+
+def test_the_network_sees_views_that_grow(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    forward = SmallResNet.forward
+
+    def looked(self: SmallResNet, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            seen.append(x.shape[-1])
+        return forward(self, x)
+
+    monkeypatch.setattr(SmallResNet, "forward", looked)
+    train(tiny("simclr", *GROWING))
+    steps = 2 * PER_EPOCH
+    expected = [5 if step / steps < 0.3 else 6 if step / steps < 0.7 else 8 for step in range(steps)]
+    assert seen == expected
 
 
 def test_compiled_run_is_the_same_run(tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
