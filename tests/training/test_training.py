@@ -14,9 +14,9 @@ from moco.augment import views as augment
 from moco.config.schema import Config
 from moco.errors import UserError
 from moco.evaluation import linear_probe
+from moco.models import SmallResNet
 from moco.protocols import LINEAR, LINEAR_CACHED, LINEAR_GRID, LINEAR_MOCO, Protocol
 from moco.runs.lease import Stopped
-from moco.models import SmallResNet
 from moco.runs.run import Run
 from moco.runs.state import State
 from moco.training import trainer
