@@ -25,6 +25,7 @@ ARGUMENTS_AS_BEFORE: dict[str, Json] = {
     "BarlowTwins.splits": 1,
     "NPID.splits": 1,
     "SimCLR.splits": 1,
+    "SimCLR.views": 2,
     "method.head_out_norm": False,
     "model.zero_init_residual": False,
 }
@@ -128,6 +129,7 @@ class Method(Component):
     head_norm: bool | None = None
     head_out_norm: bool | None = None
     splits: int | None = Field(None, ge=1)
+    views: int | None = Field(None, ge=2)
     off_diagonal: float | None = Field(None, ge=0)
     loss_scale: float | None = Field(None, gt=0)
 

@@ -12,7 +12,11 @@ from moco.ranks import gather, own, ranks
 
 
 class SimCLR(nn.Module):
-    """NT-Xent among the 2B views of a batch (eq. 1): the other view of an image is its positive, all others are negatives.
+    """NT-Xent among the views of a batch (eq. 1): the other view of an image is its positive, those of others are negatives.
+
+    With V views of each image the mean is over all ordered pairs of views of an image, and each pair has the V (B - 1) views of
+    the other images as its negatives (multi-crop in Poly-View Contrastive Learning, arXiv 2403.05490, which found more views of
+    fewer images to be better at equal work). With two views that is eq. 1.
 
     Args:
         encoder: images [B, 3, H, W] -> features [B, encoder.num_features].
@@ -20,13 +24,13 @@ class SimCLR(nn.Module):
         temperature: divides the cosine similarities.
         splits: above 1, every BatchNorm becomes a SplitBatchNorm of that many groups of the whole batch, each with both views
             of its images. The authors take statistics over the whole batch (section 2.2), as with 1.
+        views: of each image, two or more.
         head_layers, hidden_dim, head_norm, head_out_norm: of the projection head.
 
     Raises:
         UserError: `splits` is above 1 and the encoder has a BatchNorm that cannot be split.
     """
 
-    views = 2
     distributed = True
 
     def __init__(
@@ -36,13 +40,14 @@ class SimCLR(nn.Module):
         feature_dim: int,
         temperature: float,
         splits: int = 1,
+        views: int = 2,
         head_layers: int = 2,
         hidden_dim: int | None = None,
         head_norm: bool = False,
         head_out_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.temperature, self.splits = temperature, splits
+        self.temperature, self.splits, self.views = temperature, splits, views
         self.encoder = encoder
         in_dim = cast(int, encoder.num_features)
         self.head = projection_head(
@@ -51,22 +56,31 @@ class SimCLR(nn.Module):
         if splits > 1:
             split_batch_norm(self, splits)
 
-    def forward(self, x1: Tensor, x2: Tensor, index: Tensor) -> Tensor:
-        """Two views [B, 3, H, W] each -> scalar loss, the mean over all 2B views. `index` [B] is not used.
+    def forward(self, x1: Tensor, x2: Tensor, index: Tensor, *more: Tensor) -> Tensor:
+        """V views [B, 3, H, W] each -> scalar loss, the mean over all V B views. `index` [B] is not used.
 
         On several ranks B is this one's share, and the negatives are the views of all N images of the batch.
         """
-        # Both views of a group's images lie together, since the groups of a SplitBatchNorm are consecutive.
+        # All views of a group's images lie together, since the groups of a SplitBatchNorm are consecutive.
         groups = max(1, self.splits // ranks())  # of this rank's share
-        views = zip(x1.chunk(groups), x2.chunk(groups))
-        z = self.head(self.encoder(torch.cat([x for group in views for x in group])))  # [2B, feature_dim]
-        z = z.unflatten(0, (groups, 2, -1)).transpose(0, 1).flatten(0, 2)  # all first views, then all second
+        parts = zip(*(x.chunk(groups) for x in (x1, x2, *more)))
+        z = self.head(self.encoder(torch.cat([x for group in parts for x in group])))  # [V B, feature_dim]
+        z = (
+            z.unflatten(0, (groups, self.views, -1)).transpose(0, 1).flatten(0, 2)
+        )  # all first views, then all second, ...
         z = F.normalize(z.float(), dim=1)
-        everyone = torch.cat([gather(half) for half in z.chunk(2)])  # [2N, feature_dim]
+        everyone = torch.cat([gather(one) for one in z.chunk(self.views)])  # [V N, feature_dim]
         with torch.autocast(z.device.type, enabled=False):
-            logits = z @ everyone.T / self.temperature  # [2B, 2N]
-        n = len(everyone) // 2
+            logits = z @ everyone.T / self.temperature  # [V B, V N]
+        n = len(everyone) // self.views
         image = torch.arange(n, device=z.device)[own(n)]  # [B]
-        view = torch.cat([image, image + n])  # [2B]: views i and i + N are of the same image
-        itself = view[:, None] == torch.arange(2 * n, device=z.device)  # [2B, 2N]
-        return F.cross_entropy(logits.masked_fill(itself, -torch.inf), (view + n) % (2 * n))
+        view = torch.cat([image + n * v for v in range(self.views)])  # [V B]: i, i + N, ... are views of one image
+        columns = torch.arange(self.views * n, device=z.device)
+        if self.views == 2:
+            itself = view[:, None] == columns
+            return F.cross_entropy(logits.masked_fill(itself, -torch.inf), (view + n) % (2 * n))
+        same = image.repeat(self.views)[:, None] == columns % n  # [V B, V N]
+        negative = logits.masked_fill(same, -torch.inf).logsumexp(1, keepdim=True)  # [V B, 1]
+        others = torch.stack([(view + n * v) % (self.views * n) for v in range(1, self.views)], 1)  # [V B, V - 1]
+        positive = logits.gather(1, others)
+        return (torch.logaddexp(positive, negative) - positive).mean()

@@ -44,11 +44,11 @@ class Rungs(Protocol):
 class Method(Protocol):
     """What the loop asks of a method, which is an nn.Module; see moco.methods."""
 
-    views: int  # of an image that it looks at, 1 or 2
+    views: int  # of an image that it looks at
     encoder: nn.Module  # images [B, 3, H, W] -> features [B, D]
     head: nn.Module  # features -> [B, feature_dim]
 
-    def __call__(self, x1: Tensor, x2: Tensor | None, index: Tensor) -> Tensor: ...
+    def __call__(self, x1: Tensor, x2: Tensor | None, index: Tensor, *more: Any) -> Tensor: ...
     def train(self, mode: bool = True) -> object: ...
     def parameters(self) -> Iterable[nn.Parameter]: ...
     def state_dict(self) -> dict[str, Any]: ...
@@ -130,7 +130,7 @@ class Trainer:
                 shuffled.append(Shuffled(order, self.views.apply(batch.shuffled[i], own_order, *at)))
         for group, lr in zip(self.optimizer.param_groups, self._base_lrs):
             group["lr"] = lr * self.schedule(self.step)
-        more = [shuffled] if self.shuffles else []
+        more = [shuffled] if self.shuffles else x[2:]
         with self.autocast():
             loss = self.loss(x[0], x[1] if len(x) > 1 else None, batch.rows[share], *more)
         self.optimizer.zero_grad()

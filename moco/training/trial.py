@@ -56,9 +56,9 @@ def try_method(
             single image, which leaves a BatchNorm without a variance.
     """
     encoder, head, views = (getattr(method, part, None) for part in ("encoder", "head", "views"))
-    if not isinstance(encoder, nn.Module) or not isinstance(head, nn.Module) or views not in (1, 2):
+    if not isinstance(encoder, nn.Module) or not isinstance(head, nn.Module) or not _counts(views):
         raise UserError(
-            f"method={config.method.name} needs modules .encoder and .head and .views of 1 or 2: see docs/extend.md"
+            f"method={config.method.name} needs modules .encoder and .head and a number of .views: see docs/extend.md"
         )
     network = nn.Sequential(encoder, head)
     eager = torch.compiler.set_stance("force_eager") if config.compile else nullcontext()
@@ -86,6 +86,11 @@ def try_method(
         "multiply_adds_backbone": backbone.multiply_adds,
         "image_size": list(size),
     }
+
+
+def _counts(views: object) -> bool:
+    """Whether it is a number of views of an image."""
+    return isinstance(views, int) and views >= 1
 
 
 def _as_in_training(network: nn.Module, x: Tensor) -> None:

@@ -38,6 +38,7 @@ CASES = {
     "moco 2": ["method=moco", "m=100", "method.splits=2"],  # of four ranks two have a group among them
     "simclr": ["method=simclr", *PROBED],
     "simclr 8": ["method=simclr", "method.splits=8", *ON_VIEWS],
+    "simclr of four views": ["method=simclr", "method.views=4", "method.splits=8", "optimizer.lr=0.001"],
     "npid 8": ["method=npid", "m=100", "optimizer.lr=0.001", "method.splits=8"],
     "npid": ["method=npid", "m=100", "optimizer.lr=0.001", *FEW],
     "npid over the whole bank": ["method=npid", "m=0", "optimizer.lr=0.001"],
