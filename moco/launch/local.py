@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from submitit import LocalJob
 
 POLL = 0.03  # seconds between looks at the jobs
+RANK_EVERY = 5.0  # seconds between looks at the ranks of paused points while others run
 POLL_ELSEWHERE = 1.0  # seconds between looks at runs that others work on
 CPU_JOBS = 8  # at most so many share the cores: each holds torch and its data in memory
 YEAR = 60 * 24 * 365  # minutes; submitit wants a limit
@@ -106,7 +107,7 @@ class LocalLauncher:
         self.left = False  # a later signal: the jobs are not waited for
         self.running: list[Running] = []
         self.ends: dict[Path, State] = {}
-        self.failures, self.look = 0, 0.0
+        self.failures, self.look, self.ranked = 0, 0.0, 0.0
         self.warnings, self.screen = Warnings(), Screen()
 
     def begin(self, start: Sequence[Task], waiting: Sequence[Task], paused: Sequence[Task]) -> None:
@@ -119,7 +120,7 @@ class LocalLauncher:
     def finish(self) -> dict[Path, State]:
         """Runs the tasks to their ends and waits for those that run elsewhere."""
         with self._signals(), self.screen:
-            while self.running or (self._has_more() and not self.stopped):
+            while (self._has_more() and not self.stopped) or self.running:
                 while self.pending and self.free and not self.stopped:
                     self._start(self.pending.popleft(), self.free.popleft())
                 self._collect()
@@ -149,10 +150,9 @@ class LocalLauncher:
     def _has_more(self) -> bool:
         """Whether tasks are left, once those of the paused ones are taken up that rank among the best by now.
 
-        Fresh ones go first: what is decided later is decided by more scores, and no slot is free meanwhile.
+        Fresh ones go first: what is decided later is decided by more scores. But no slot stays free for that while others run.
         """
-        if self.ranks_changed and not self.pending and not self.stopped:
-            self.ranks_changed = False
+        if self.paused and self.free and not self.pending and not self.stopped and self._ranks_may_differ():
             over = not self.running and not self.waiting
             gone = [folder for folder, end in self.ends.items() if over and end not in (State.DONE, State.PAUSED)]
             everyone = [*self.tasks, *self.paused]
@@ -161,6 +161,14 @@ class LocalLauncher:
                 self.ends.pop(task.run.folder, None)
                 self.pending.append(task)
         return bool(self.pending or self.waiting)
+
+    def _ranks_may_differ(self) -> bool:
+        """Whether a job has ended since the last look, or has had the time to pass its rung and go on."""
+        now = time.monotonic()
+        if self.ranks_changed or (self.running and now - self.ranked >= RANK_EVERY):
+            self.ranks_changed, self.ranked = False, now
+            return True
+        return False
 
     def _stop(self) -> None:
         """Asks the jobs to save and stop; says so once, where a signal was the reason."""

@@ -8,9 +8,11 @@ from folders import write_paused, write_run, write_sweep
 
 from moco.config.schema import Config
 from moco.errors import UserError
-from moco.launch import budget, plan
+from moco.launch import budget, local, plan
 from moco.launch.halving import Halving, Race, Rungs
 from moco.launch.job import Task
+from moco.launch.local import LocalLauncher
+from moco.launch.options import LocalOptions
 from moco.runs.identity import folder_name
 from moco.runs.run import Run
 from moco.runs.state import State
@@ -117,6 +119,28 @@ def test_a_plan_takes_up_the_best_of_the_paused_first_and_keeps_seeds_together(
     }
     again = plan.plan(tasks, True, sweep)
     assert len(again.start) == 7 and not again.paused  # rerun=true does all again
+
+
+def test_a_free_slot_takes_up_the_best_of_the_paused_while_others_run(
+    tmp_path: Path, at: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of six to arrive goes on by itself, so the job that ended before it came knew of five."""
+    paused = [at(temperature, knn=knn) for temperature, knn in ((0.1, 50.0), (0.2, 60.0), (0.3, 55.0), (0.4, 54.0))]
+    running = [at(0.5, knn=70.0), at(0.6)]
+    launcher = LocalLauncher(LocalOptions(devices="cpu", jobs_per_device=2), sweep_of(tmp_path, [*paused, *running]))
+    launcher.begin([], [], paused)
+    launcher.tasks, launcher.running = running, [object(), object()]  # type: ignore[list-item]
+    launcher.free.clear()
+    assert not launcher._has_more()  # no slot is free, so what is decided later is decided by more
+    del launcher.running[1:]
+    launcher.free.append(launcher.slots[0])
+    assert not launcher._has_more() and names(launcher.paused) == {"0.1", "0.2", "0.3", "0.4"}
+    write_paused(tmp_path, running[1].config, 3, 40.0)  # the sixth
+    assert not launcher._has_more()  # it has just looked
+    monkeypatch.setattr(local, "RANK_EVERY", 0)
+    assert launcher._has_more() and names(launcher.pending) == {"0.2"}
+    launcher.free.append(launcher.slots[1])
+    assert launcher._has_more() and len(launcher.pending) == 1  # those go first
 
 
 def test_a_job_asks_at_the_rungs_that_are_not_decided_yet(tmp_path: Path, at: Callable[..., Task]) -> None:
