@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from common import ROOT, python
+from PIL import Image
 from torch import nn
 
 from moco.methods import MoCo
@@ -176,3 +178,45 @@ def test_distributed_counts_what_two_processes_send(tmp_path: Path) -> None:
     assert paper[0]["MB sent"]["gradients"] == pytest.approx(
         2 * 7 / 8 * 4 * 27.966656, abs=1e-3
     )  # ResNet-50 and its head
+
+
+def jpegs(folder: Path, *, images: int) -> None:
+    """Noise as an image folder of two classes."""
+    draw = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (folder / "train" / name).mkdir(parents=True)
+        for i in range(images):
+            pixels = draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "train" / name / f"{i:03}.jpg")
+
+
+def test_a_race_is_run_and_drawn(tmp_path: Path) -> None:
+    jpegs(tmp_path / "images", images=130)
+    race, out = str(ROOT / "benchmarks" / "race.py"), ["--out", str(tmp_path / "race")]
+    tiny = ["model.widths=[8,16]", "batch_size=64", "epochs=2", "device=cpu", "optimizer.lr=1e-3"]
+    words = [
+        "--root",
+        str(tmp_path / "images"),
+        "--minutes",
+        "0.6",
+        "--venvs",
+        str(tmp_path / "nothing"),
+        "--words",
+        *tiny,
+    ]
+    done = python(race, "run", "plain", "moco", "lightly_moco", *out, *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / "race" / "race.json").read_text())
+    found = content["contestants"]
+    assert "nothing/lightly/bin/python" in found.pop("lightly_moco")["failed"]
+    assert content["about"]["model"]["widths"] == [8, 16] and set(found) == {"plain", "moco"}
+    for entry in found.values():
+        seconds = [score["seconds"] for score in entry["scores"]]
+        assert seconds == sorted(seconds) and 0 < seconds[-1] <= 37
+        assert all(0 < top1 <= 100 for score in entry["scores"] for top1 in score["knn"].values())
+    assert found["moco"]["scores"][-1]["steps"] == 2 * (234 // 64)  # a tenth is held out
+    again = python(race, "run", "moco", *out, *words, "model.pooled=1", cwd=tmp_path)
+    assert again.returncode == 1 and "give another --out" in again.stderr
+    drawn = python(race, "draw", *out, cwd=tmp_path)
+    assert drawn.returncode == 0 and (tmp_path / "race" / "race.png").stat().st_size > 10_000
+    assert "| lightly, MoCo |" in drawn.stdout and "did not run" in drawn.stdout
