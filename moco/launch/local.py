@@ -195,7 +195,8 @@ class LocalLauncher:
             stderr_to_stdout=True,
             setup=_logged(self.sweep.folder / "jobs", self.options.setup or []),
         )
-        wait = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve whatever shares the machine
+        # Threads that spin starve other jobs on the same cores; a job that is alone is slower where they sleep.
+        wait = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")} if len(self.slots) > 1 else {}
         before, first = _token(task), stands(task)
         work = task.job(
             Place(self.sweep.name, task.varies, slot=slot.name), Process.this(), slot.gpu, self.options.ranks
@@ -203,7 +204,7 @@ class LocalLauncher:
         # Ctrl-C reaches the whole terminal: the job's controller must not take it for an order to kill.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            with environment(PYTHONPATH=self.path, OMP_NUM_THREADS=str(self.threads), OMP_WAIT_POLICY=wait):
+            with environment(PYTHONPATH=self.path, OMP_NUM_THREADS=str(self.threads), **wait):
                 job = executor.submit(work)
             assert isinstance(job, submitit.LocalJob)
         finally:
