@@ -8,11 +8,13 @@ from moco.runs.settings import plain
 
 NEAR = 1.02  # images seen that differ by less come from the last, incomplete batch of an epoch
 NAMED = 4  # so many values are named
+VIEWS = "method.views"  # of each image in a step
 
 
 def differences(found: Sequence[Configuration]) -> str:
     """The differences in words: epochs=8, 14; images seen 0.4 to 0.7 million. Empty where there are none."""
     said = [_values(found, key) for key in ("epochs", "data.validation")]
+    said.append(_values([one for one in found if VIEWS in one.flat], VIEWS))  # other methods have a number of their own
     seen = [images for one in found if (images := _seen(one))]
     if seen and max(seen) > NEAR * min(seen):
         low, high = (f"{images / 1e6:.3g}" for images in (min(seen), max(seen)))

@@ -204,11 +204,12 @@ def test_data_sets_are_not_compared_with_each_other(finish, answer) -> None:
         (("epochs=8", "epochs=14"), "(epochs=8, 14; images seen 1.6 to 2.8 million)"),
         (("data.validation=0.1", "data.validation=0.2"), "(data.validation=0.1, 0.2)"),
         (("temperature=0.1", "batch_size=1024"), "(images seen 39.9 to 79.9 million)"),
+        (("method=simclr", "method=simclr method.views=4"), "(method.views=2, 4)"),
     ],
 )
 def test_what_differs_in_budget_is_not_ranked_without_a_warning(finish, answer, words, named: str) -> None:
-    finish(words[0], "optimizer.lr=0.06", top1=51.0)
-    finish(words[1], "optimizer.lr=0.06", top1=50.0)
+    finish(*words[0].split(), "optimizer.lr=0.06", top1=51.0)
+    finish(*words[1].split(), "optimizer.lr=0.06", top1=50.0)
     first, second, *_ = answer().splitlines()
     assert f"is the highest of 2 configurations of different budgets {named}, 51.00 %" in first
     assert second.startswith("A number may be higher for a longer training or another split of the images alone")
