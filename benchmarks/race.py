@@ -1,0 +1,344 @@
+"""Time to accuracy on this machine's CPU cores: recipe=cifar_cpu beside the libraries that people use instead.
+
+    python benchmarks/race.py run --root <CIFAR-10 as an image folder> --venvs <folder> [--minutes 20] [NAME ...]
+    python benchmarks/race.py draw
+
+`run` needs each library in an environment of its own:
+
+    for library in lightly stable-pretraining; do
+      python -m venv <folder>/$library && <folder>/$library/bin/pip install torch torchvision $library
+    done
+    python3.9 -m venv <folder>/solo-learn && <folder>/solo-learn/bin/pip install solo-learn
+
+One contestant after another has the machine, for so many minutes from the start of its process. All have the same network
+(that of the recipe, weights drawn anew), the same images (nine tenths of those for training) and the precision that is faster
+here; all else is their own: data sets, views, loaders, losses, optimizers and schedules, with the settings that each library
+publishes for CIFAR-10 (benchmarks/racers/). The others' schedules end with the time: their speed is measured first, in a minute
+that does not count. What they had learned at which moment is scored afterwards by the same kNN (k 200, temperature 0.1) on the
+tenth of the images that was held out, at 32 and at 40 pixels, of which the better counts. The test images are not touched.
+
+`run` adds its numbers to race.json in --out (results/race), in place of those that its contestants had; `draw` makes the figure
+and prints the table.
+"""
+
+import argparse
+import datetime
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RACERS = Path(__file__).parent / "racers"
+sys.path.insert(0, str(ROOT))
+
+CIFAR = ([0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010])
+IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+STABLE = ([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616])
+OURS = "moco"
+# name -> library whose environment it needs, batch size, mean and deviation by which it normalises images
+CONTESTANTS: dict[str, tuple[str | None, int, tuple[list[float], list[float]]]] = {
+    "plain": (None, 128, CIFAR),
+    "lightly_simclr": ("lightly", 128, IMAGENET),
+    "lightly_moco": ("lightly", 128, IMAGENET),
+    "stable_pretraining_simclr": ("stable-pretraining", 256, STABLE),
+    "solo_learn_simclr": ("solo-learn", 256, CIFAR),
+}
+TITLES = {
+    OURS: "moco (recipe=cifar_cpu)",
+    "plain": "plain PyTorch, SimCLR",
+    "lightly_simclr": "lightly, SimCLR",
+    "lightly_moco": "lightly, MoCo",
+    "stable_pretraining_simclr": "stable-pretraining, SimCLR",
+    "solo_learn_simclr": "solo-learn, SimCLR",
+}
+MOMENTS = (0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)  # of the time
+PACE = (
+    0.02,
+    0.06,
+)  # of the time, from the first step on: between them the steps are counted that tell a contestant's speed
+SIZES = (32, 40)  # pixels of the images that are scored
+
+
+def held_out(root: Path, out: Path) -> None:
+    """Links nine tenths of the training images into out/train/<class>/ and every tenth one into out/test/<class>/."""
+    for folder in sorted((root / "train").iterdir()):
+        for part in ("train", "test"):
+            (out / part / folder.name).mkdir(parents=True)
+        for i, image in enumerate(sorted(folder.iterdir())):
+            (out / ("test" if i % 10 == 9 else "train") / folder.name / image.name).symlink_to(image.resolve())
+
+
+def run_other(name: str, python: str, race: dict[str, Any], out: Path) -> list[Path]:
+    """Trains a contestant in its own process; its snapshots.
+
+    Raises:
+        RuntimeError: it failed; the message is the end of what it said.
+    """
+    out.mkdir(parents=True)
+    environment = {**os.environ, "RACE": json.dumps({"began": time.time(), **race, "out": str(out)})}
+    log = out / "log"
+    with open(log, "w") as file:
+        code = subprocess.run(
+            [python, str(RACERS / f"{name}.py")], cwd=out, env=environment, stdout=file, stderr=file
+        ).returncode
+    snapshots = sorted(out.glob("*.pt"))
+    if code or not snapshots:
+        lines = log.read_text(errors="replace").strip().splitlines() or [f"exit code {code}"]
+        raise RuntimeError(lines[-1][:300])
+    return snapshots
+
+
+def paced(name: str, python: str, race: dict[str, Any], out: Path) -> int:
+    """How many epochs the contestant trains in the time, by its speed in a first trial; at least one."""
+    import torch
+
+    time_over = race["moments"][-1]
+    trial = {**race, "began": None, "moments": [share * time_over for share in PACE], "epochs": 1000}
+    began = time.monotonic()
+    first, last = (torch.load(path, weights_only=True) for path in run_other(name, python, trial, out))
+    start = time.monotonic() - began - last["seconds"]  # and the end, which is short
+    speed = (last["steps"] - first["steps"]) / (last["seconds"] - first["seconds"])  # steps per second
+    images = sum(1 for _ in Path(race["images"], "train").glob("*/*"))
+    return max(1, int((time_over - start) * speed / (images // CONTESTANTS[name][1])))
+
+
+def run_ours(words: list[str], moments: list[float], out: Path) -> list[Path]:
+    """Trains the recipe by train.py; the snapshots are its checkpoints, each with the time at which it was there."""
+    import torch
+
+    out.mkdir(parents=True)
+    command = [sys.executable, str(ROOT / "train.py"), *words, f"runs_dir={out}/runs", "checkpoint_minutes=0.2"]
+    command.append(f"data.cache={out}/pack")  # decoding the images counts
+    began, snapshots, last = time.time(), list[Path](), 0.0
+    due = list(moments)
+    with open(out / "log", "w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file)
+        while True:
+            over = process.poll() is not None or time.time() - began >= moments[-1]
+            for checkpoint in out.glob("runs/*/checkpoint.pt"):
+                at = checkpoint.stat().st_mtime - began
+                if at > last and due and (at >= due[0] or over) and at <= moments[-1]:
+                    snapshots.append(out / f"{at:08.1f}.pt")
+                    content = torch.load(checkpoint, weights_only=True)
+                    weights = {
+                        key.removeprefix("encoder."): value
+                        for key, value in content["method"].items()
+                        if key.startswith("encoder.")
+                    }
+                    torch.save({"seconds": at, "steps": content["step"], "backbone": weights}, snapshots[-1])
+                    last, due = at, [moment for moment in due if moment > at]
+            if over:
+                break
+            time.sleep(0.5)
+        if process.poll() is None:
+            process.terminate()
+        process.wait()
+    if not snapshots:
+        raise RuntimeError((out / "log").read_text().strip().splitlines()[-1][:300])
+    return snapshots
+
+
+def scores(
+    snapshots: list[Path], data: Any, network: Any, moments: tuple[list[float], list[float]]
+) -> list[dict[str, Any]]:
+    """kNN top-1 in percent of each snapshot, by size of the images."""
+    import torch
+
+    from moco.augment import Augment
+    from moco.evaluation.features import Labelled, features
+    from moco.evaluation.knn import knn
+
+    found = []
+    for path in snapshots:
+        content = torch.load(path, weights_only=True)
+        network.load_state_dict(content["backbone"])
+        network.eval()
+        top1 = {}
+        for size in SIZES:
+            views = Augment(mean=moments[0], std=moments[1], eval_size=size)
+            [bank] = features(network, data.train_images, views.clean)
+            [queries] = features(network, data.test_images, views.clean)
+            score = knn(
+                Labelled(bank, data.train_labels),
+                Labelled(queries, data.test_labels),
+                k=200,
+                temperature=0.1,
+                num_classes=len(data.classes),
+            )
+            top1[str(size)] = round(score.top1, 2)
+        found.append({"seconds": round(content["seconds"], 1), "steps": content["steps"], "knn": top1})
+        print(f"  {found[-1]}", file=sys.stderr, flush=True)
+    return found
+
+
+def machine() -> str:
+    """The processor and how many cores of it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{len(os.sched_getaffinity(0))} cores of {names[0] if names else platform.processor()}"
+
+
+def versions(python: str, library: str | None) -> dict[str, str]:
+    """Of the contestant's library and of torch."""
+    names = [name for name in (library, "torch") if name]
+    code = f"from importlib.metadata import version; print(*map(version, {names}))"
+    out = subprocess.run([python, "-c", code], capture_output=True, text=True).stdout.split()
+    return dict(zip(names, out))
+
+
+def run(words: argparse.Namespace) -> None:
+    import torch
+
+    from moco.config.check import check
+    from moco.config.components import instantiate
+    from moco.config.compose import composed
+    from moco.data import load_image_folder
+    from moco.training.device import choose_bf16
+
+    moments = [60 * words.minutes * share for share in MOMENTS]
+    with tempfile.TemporaryDirectory(prefix="race-") as folder:
+        work = Path(folder)
+        images = work / "images"
+        held_out(Path(words.root), images)
+        ours = ["recipe=cifar_cpu", f"data.root={images}", "tracker=none", "linear_eval=false", *words.words]
+        config = check(composed(ours))
+        ours.append(f"eval_every={config.epochs}")
+        model = {key: value for key, value in config.model.arguments().items() if key != "_target_"}
+        race = {
+            "images": str(images),
+            "moments": moments,
+            "model": model,
+            "bf16": choose_bf16("auto", torch.device("cpu")),
+            "workers": len(os.sched_getaffinity(0)),
+        }
+        about = {"minutes": words.minutes, "machine": machine(), "bf16": race["bf16"], "model": model}
+        content = earlier(Path(words.out), about)
+        for name in words.names or [*CONTESTANTS, OURS]:
+            print(name, file=sys.stderr, flush=True)
+            library, _, normalised = CONTESTANTS.get(name, (None, 0, None))
+            python = str(Path(words.venvs).absolute() / library / "bin" / "python") if library else sys.executable
+            entry: dict[str, Any] = {"words": words.words} if name == OURS else {}
+            try:
+                entry["versions"] = versions(python, library)
+                if name == OURS:
+                    entry["epochs"] = config.epochs
+                    snapshots = run_ours(ours, moments, work / name)
+                else:
+                    entry["epochs"] = paced(name, python, race, work / f"{name}-pace")
+                    snapshots = run_other(name, python, {**race, "epochs": entry["epochs"]}, work / name)
+            except (RuntimeError, OSError, ValueError) as error:
+                entry["failed"] = str(error)
+                print(f"  failed: {error}", file=sys.stderr, flush=True)
+            else:
+                data = load_image_folder(root=str(images), size=None)
+                normalised = normalised or data.moments()
+                entry["scores"] = scores(snapshots, data, instantiate(config.model), normalised)
+            content["contestants"][name] = {"date": datetime.date.today().isoformat(), **entry}
+            (Path(words.out) / "race.json").write_text(json.dumps(content, indent=2) + "\n")
+            shutil.rmtree(work / name, ignore_errors=True)
+
+
+def earlier(out: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """What race.json has already, or its beginning.
+
+    Raises:
+        SystemExit: it has numbers of another machine, time or network.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "race.json"
+    content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"about": about, "contestants": {}}
+    if content["about"] != about:
+        sys.exit(f"error: {path} is of {content['about']}, this is {about}: give another --out, or remove that file")
+    return content
+
+
+def best(entry: dict[str, Any]) -> list[tuple[float, float]]:
+    """(seconds, kNN top-1) of a contestant's snapshots, at the size at which its last one is best."""
+    size = max(SIZES, key=lambda size: entry["scores"][-1]["knn"][str(size)])
+    return [(score["seconds"], score["knn"][str(size)]) for score in entry["scores"]]
+
+
+def reached(course: list[tuple[float, float]], top1: float) -> float:
+    """Seconds until a course first had that accuracy; infinite where it never had."""
+    return next((seconds for seconds, score in course if score >= top1), math.inf)
+
+
+def table(contestants: dict[str, Any]) -> str:
+    """Markdown: the last accuracy of each, and when ours had it."""
+    courses = {name: best(entry) for name, entry in contestants.items() if "scores" in entry}
+    lines = [
+        "| contestant | versions | epochs | after a tenth of the time | at the end | moco had that after | share of its time |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, entry in contestants.items():
+        shown = ", ".join(f"{key} {value}" for key, value in entry.get("versions", {}).items())
+        if name not in courses:
+            lines.append(f"| {TITLES[name]} | {shown} | | | did not run: {entry['failed']} | | |")
+            continue
+        course = courses[name]
+        tenth = [score for seconds, score in course if seconds <= course[-1][0] / 10 + 20]
+        early = f"{tenth[-1]:.2f}" if tenth else ""
+        ahead = ""
+        if name != OURS and OURS in courses:
+            seconds = reached(courses[OURS], course[-1][1])
+            ahead = f"{seconds:.0f} s | {seconds / course[-1][0]:.2f}" if math.isfinite(seconds) else "never |"
+        lines.append(
+            f"| {TITLES[name]} | {shown} | {entry['epochs']} | {early} | {course[-1][1]:.2f} | {ahead or ' |'} |"
+        )
+    return "\n".join(lines)
+
+
+def draw(out: Path) -> None:
+    """Writes race.png, and prints the table."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    content = json.loads((out / "race.json").read_text())
+    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
+    for name, entry in content["contestants"].items():
+        if "scores" in entry:
+            seconds, top1 = zip(*best(entry))
+            bold = {"linewidth": 2.5, "color": "black", "zorder": 3} if name == OURS else {"linewidth": 1.4}
+            axes.plot([s / 60 for s in seconds], top1, marker=".", label=TITLES[name], **bold)
+    axes.set(xlabel="minutes since the start of the process", ylabel="kNN top-1 (%) on held-out images")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, loc="lower right")
+    axes.set_title(f"CIFAR-10 (JPEG), {content['about']['machine']}", fontsize="medium")
+    figure.savefig(out / "race.png", dpi=150)
+    print(table(content["contestants"]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = parser.add_subparsers(required=True)
+    running = parts.add_parser("run", help="let contestants train, and score them")
+    running.add_argument("names", nargs="*", help=f"of {', '.join([*CONTESTANTS, OURS])} (default: all)")
+    running.add_argument("--root", required=True, help="images in train/<class>/")
+    running.add_argument("--venvs", default="venvs", help="folder with an environment for each library")
+    running.add_argument("--minutes", type=float, default=20)
+    running.add_argument("--words", nargs="*", default=[], help="more words for train.py")
+    running.set_defaults(do=run)
+    drawing = parts.add_parser("draw", help="make the figure and print the table")
+    drawing.set_defaults(do=lambda words: draw(Path(words.out)))
+    for part in (running, drawing):
+        part.add_argument("--out", default=str(ROOT / "results" / "race"))
+    words = parser.parse_args()
+    if unknown := set(getattr(words, "names", [])) - {*CONTESTANTS, OURS}:
+        sys.exit(
+            f"error: there is no contestant {', '.join(sorted(unknown))}: there are {', '.join([*CONTESTANTS, OURS])}"
+        )
+    words.do(words)
+
+
+if __name__ == "__main__":
+    main()

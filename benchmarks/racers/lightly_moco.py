@@ -1,0 +1,73 @@
+"""MoCo by lightly: its data set, views, projection head, loss with a memory bank and momentum, trained by Lightning.
+
+Batch 128, SGD with lr 0.06, momentum 0.9, weight decay 5e-4 and a cosine over epochs, temperature 0.1, 4096 negatives, encoder
+momentum 0.99 and the symmetric loss are those of its CIFAR-10 benchmark. Its BatchNorm in eight groups there belongs to a
+network of its own, so here keys are shuffled, as it does, and normalised over the whole batch.
+"""
+
+import copy
+
+import pytorch_lightning as pl
+import torch
+from common import Race, stop_when_over
+from lightly.data import LightlyDataset
+from lightly.loss import NTXentLoss
+from lightly.models.modules import MoCoProjectionHead
+from lightly.models.utils import batch_shuffle, batch_unshuffle, deactivate_requires_grad, update_momentum
+from lightly.transforms import SimCLRTransform
+
+race = Race.of_environment()
+
+
+class MoCo(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = race.network()
+        width = self.backbone.num_features
+        self.projection_head = MoCoProjectionHead(width, width, 128)
+        self.backbone_momentum = copy.deepcopy(self.backbone)
+        self.projection_head_momentum = copy.deepcopy(self.projection_head)
+        deactivate_requires_grad(self.backbone_momentum)
+        deactivate_requires_grad(self.projection_head_momentum)
+        self.criterion = NTXentLoss(temperature=0.1, memory_bank_size=(4096, 128))
+
+    def one_direction(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        q = self.projection_head(self.backbone(query))
+        with torch.no_grad():
+            key, order = batch_shuffle(key)
+            k = self.projection_head_momentum(self.backbone_momentum(key))
+            k = batch_unshuffle(k, order)
+        loss: torch.Tensor = self.criterion(q, k)
+        return loss
+
+    def training_step(self, batch: list[list[torch.Tensor]], index: int) -> torch.Tensor:
+        x0, x1 = batch[0]
+        update_momentum(self.backbone, self.backbone_momentum, m=0.99)
+        update_momentum(self.projection_head, self.projection_head_momentum, m=0.99)
+        return 0.5 * (self.one_direction(x0, x1) + self.one_direction(x1, x0))
+
+    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[object]]:
+        trained = [*self.backbone.parameters(), *self.projection_head.parameters()]
+        optimizer = torch.optim.SGD(trained, lr=6e-2, momentum=0.9, weight_decay=5e-4)
+        return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, race.epochs)]
+
+
+if __name__ == "__main__":
+    views = SimCLRTransform(input_size=32, cj_strength=0.5, gaussian_blur=0.0)
+    loader = torch.utils.data.DataLoader(
+        LightlyDataset(f"{race.images}/train", transform=views),
+        batch_size=128,
+        shuffle=True,
+        drop_last=True,
+        num_workers=race.workers,
+        persistent_workers=race.workers > 0,
+    )
+    pl.Trainer(
+        max_epochs=race.epochs,
+        accelerator="cpu",
+        precision="bf16-mixed" if race.bf16 else "32-true",
+        callbacks=[stop_when_over(race, pl.Callback)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    ).fit(MoCo(), loader)

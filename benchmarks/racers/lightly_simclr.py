@@ -1,0 +1,55 @@
+"""SimCLR by lightly: its data set, views, projection head and loss, trained by Lightning as in its examples.
+
+Batch 128, SGD with lr 0.06, momentum 0.9, weight decay 5e-4 and a cosine over epochs, temperature 0.5 and views without blur
+are those of its CIFAR-10 benchmark, colours at strength 0.5 those that its documentation has for CIFAR.
+"""
+
+import pytorch_lightning as pl
+import torch
+from common import Race, stop_when_over
+from lightly.data import LightlyDataset
+from lightly.loss import NTXentLoss
+from lightly.models.modules import SimCLRProjectionHead
+from lightly.transforms import SimCLRTransform
+
+race = Race.of_environment()
+
+
+class SimCLR(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = race.network()
+        width = self.backbone.num_features
+        self.projection_head = SimCLRProjectionHead(width, width, 128)
+        self.criterion = NTXentLoss()
+
+    def training_step(self, batch: list[list[torch.Tensor]], index: int) -> torch.Tensor:
+        x0, x1 = batch[0]
+        z0, z1 = (self.projection_head(self.backbone(x)) for x in (x0, x1))
+        loss: torch.Tensor = self.criterion(z0, z1)
+        return loss
+
+    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[object]]:
+        optimizer = torch.optim.SGD(self.parameters(), lr=6e-2, momentum=0.9, weight_decay=5e-4)
+        return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, race.epochs)]
+
+
+if __name__ == "__main__":
+    views = SimCLRTransform(input_size=32, cj_strength=0.5, gaussian_blur=0.0)
+    loader = torch.utils.data.DataLoader(
+        LightlyDataset(f"{race.images}/train", transform=views),
+        batch_size=128,
+        shuffle=True,
+        drop_last=True,
+        num_workers=race.workers,
+        persistent_workers=race.workers > 0,
+    )
+    pl.Trainer(
+        max_epochs=race.epochs,
+        accelerator="cpu",
+        precision="bf16-mixed" if race.bf16 else "32-true",
+        callbacks=[stop_when_over(race, pl.Callback)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    ).fit(SimCLR(), loader)
