@@ -25,6 +25,10 @@ class Selection(TypedDict, total=False):
 
 PAGES: dict[str, tuple[str, Selection]] = {
     "results/README.md": ("cifar_cpu", {}),
+    "results/cifar_cpu_search/README.md": (
+        "cifar_cpu_search",
+        {"sort": "Top-1", "columns": ["augment.crop", "optimizer.lr", "Epoch", "Top-1", "Top-5"]},
+    ),
     "results/temperature_queue/README.md": (
         "temperature_queue",
         {"sort": "Top-1", "columns": ["Protocol", "Temperature", "Negatives", "Top-1", "Top-5", "path"]},
@@ -79,8 +83,10 @@ def test_committed_runs_are_whole() -> None:
 
 
 def test_cpu_recipe_reaches_its_mark() -> None:
-    [run] = [run for run in all_runs(RUNS) if run.config.recipe and run.config.recipe.name == "cifar_cpu"]
-    assert score(run, KNN.top1) >= 58 and score(run, LINEAR_CACHED.top1) >= 62 and score(run, "seconds") <= 1200
+    runs = [run for run in all_runs(RUNS) if run.config.recipe and run.config.recipe.name == "cifar_cpu"]
+    assert {run.config.seed for run in runs} == {0, 1, 2}
+    for run in runs:
+        assert score(run, KNN.top1) >= 64 and score(run, LINEAR_CACHED.top1) >= 70 and score(run, "seconds") <= 1200
 
 
 def test_the_committed_sweep_is_whole() -> None:

@@ -101,6 +101,9 @@ class LocalLauncher:
         devices: list[str | None] = [*slots(gpus, options.ranks)] if gpus or options.ranks > 1 else [None]
         self.slots = [Slot(gpu, f"{gpu or 'cpu'}.{i}") for i in range(jobs) for gpu in devices]
         self.threads = options.cpus_per_task or max(1, cores // (len(self.slots) * options.ranks))
+        # Threads that spin starve other jobs on the same cores; a job that is alone is slower where they sleep.
+        passive = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
+        self.waiting_threads = passive if len(self.slots) > 1 else {}
         self.stopped: str | None = None  # why no more jobs are started
         self.told: float | None = None  # when a signal first asked to stop
         self.said = False
@@ -195,8 +198,6 @@ class LocalLauncher:
             stderr_to_stdout=True,
             setup=_logged(self.sweep.folder / "jobs", self.options.setup or []),
         )
-        # Threads that spin starve other jobs on the same cores; a job that is alone is slower where they sleep.
-        wait = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")} if len(self.slots) > 1 else {}
         before, first = _token(task), stands(task)
         work = task.job(
             Place(self.sweep.name, task.varies, slot=slot.name), Process.this(), slot.gpu, self.options.ranks
@@ -204,7 +205,7 @@ class LocalLauncher:
         # Ctrl-C reaches the whole terminal: the job's controller must not take it for an order to kill.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            with environment(PYTHONPATH=self.path, OMP_NUM_THREADS=str(self.threads), **wait):
+            with environment(PYTHONPATH=self.path, OMP_NUM_THREADS=str(self.threads), **self.waiting_threads):
                 job = executor.submit(work)
             assert isinstance(job, submitit.LocalJob)
         finally:

@@ -306,6 +306,7 @@ def test_a_gpu_that_is_not_there_is_an_error_and_not_a_cpu(tmp_path: Path) -> No
     [
         (LocalOptions(devices="cpu"), 8, 1),
         (LocalOptions(devices="cpu", jobs_per_device=3), 3, 4),
+        (LocalOptions(devices="cpu", jobs_per_device=1), 1, 12),
         (LocalOptions(devices=[0, 1]), 2, 6),
         (LocalOptions(devices="cpu", cpus_per_task=5), 8, 5),
         (LocalOptions(devices=[0, 1], jobs_per_device=2), 4, 3),
@@ -317,3 +318,6 @@ def test_slots_share_the_cores(
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(12)))
     launcher = LocalLauncher(options, SweepFolder(tmp_path, "s"))
     assert (len(launcher.slots), launcher.threads) == (slots, threads)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    launcher = LocalLauncher(options, SweepFolder(tmp_path, "s"))
+    assert launcher.waiting_threads == ({} if slots == 1 else {"OMP_WAIT_POLICY": "PASSIVE"})
