@@ -9,12 +9,11 @@ import copy
 
 import pytorch_lightning as pl
 import torch
-from common import Race, stop_when_over
-from lightly.data import LightlyDataset
+from common import Race
 from lightly.loss import NTXentLoss
 from lightly.models.modules import MoCoProjectionHead
 from lightly.models.utils import batch_shuffle, batch_unshuffle, deactivate_requires_grad, update_momentum
-from lightly.transforms import SimCLRTransform
+from lightly_fit import fit
 
 race = Race.of_environment()
 
@@ -53,21 +52,4 @@ class MoCo(pl.LightningModule):
 
 
 if __name__ == "__main__":
-    views = SimCLRTransform(input_size=32, cj_strength=0.5, gaussian_blur=0.0)
-    loader = torch.utils.data.DataLoader(
-        LightlyDataset(f"{race.images}/train", transform=views),
-        batch_size=128,
-        shuffle=True,
-        drop_last=True,
-        num_workers=race.workers,
-        persistent_workers=race.workers > 0,
-    )
-    pl.Trainer(
-        max_epochs=race.epochs,
-        accelerator="cpu",
-        precision="bf16-mixed" if race.bf16 else "32-true",
-        callbacks=[stop_when_over(race, pl.Callback)],
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-    ).fit(MoCo(), loader)
+    fit(MoCo(), race)
