@@ -26,7 +26,6 @@ import datetime
 import json
 import math
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -60,10 +59,8 @@ TITLES = {
     "solo_learn_simclr": "solo-learn, SimCLR",
 }
 MOMENTS = (0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)  # of the time
-PACE = (
-    0.02,
-    0.06,
-)  # of the time, from the first step on: between them the steps are counted that tell a contestant's speed
+# Of the time, from the first step on: between them the steps are counted that tell a contestant's speed.
+PACE = (0.02, 0.06)
 SIZES = (32, 40)  # pixels of the images that are scored
 
 
@@ -110,9 +107,12 @@ def paced(name: str, python: str, race: dict[str, Any], out: Path) -> int:
     return max(1, int((time_over - start) * speed / (images // CONTESTANTS[name][1])))
 
 
-def run_ours(words: list[str], moments: list[float], out: Path) -> list[Path]:
+def run_ours(words: list[str], moments: list[float], network: Any, out: Path) -> list[Path]:
     """Trains the recipe by train.py; the snapshots are its checkpoints, each with the time at which it was there."""
     import torch
+
+    from moco.runs.run import Run
+    from moco.training.checkpoint import load_checkpoint, load_weights
 
     out.mkdir(parents=True)
     command = [sys.executable, str(ROOT / "train.py"), *words, f"runs_dir={out}/runs", "checkpoint_minutes=0.2"]
@@ -127,12 +127,8 @@ def run_ours(words: list[str], moments: list[float], out: Path) -> list[Path]:
                 at = checkpoint.stat().st_mtime - began
                 if at > last and due and (at >= due[0] or over) and at <= moments[-1]:
                     snapshots.append(out / f"{at:08.1f}.pt")
-                    content = torch.load(checkpoint, weights_only=True)
-                    weights = {
-                        key.removeprefix("encoder."): value
-                        for key, value in content["method"].items()
-                        if key.startswith("encoder.")
-                    }
+                    content = load_checkpoint(checkpoint)
+                    weights = load_weights(Run(checkpoint.parent), content, network).state_dict()
                     torch.save({"seconds": at, "steps": content["step"], "backbone": weights}, snapshots[-1])
                     last, due = at, [moment for moment in due if moment > at]
             if over:
@@ -179,13 +175,6 @@ def scores(
     return found
 
 
-def machine() -> str:
-    """The processor and how many cores of it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{len(os.sched_getaffinity(0))} cores of {names[0] if names else platform.processor()}"
-
-
 def versions(python: str, library: str | None) -> dict[str, str]:
     """Of the contestant's library and of torch."""
     names = [name for name in (library, "torch") if name]
@@ -201,9 +190,10 @@ def run(words: argparse.Namespace) -> None:
     from moco.config.components import instantiate
     from moco.config.compose import composed
     from moco.data import load_image_folder
+    from moco.runs.provenance import processor
     from moco.training.device import choose_bf16
 
-    moments = [60 * words.minutes * share for share in MOMENTS]
+    moments, cores = [60 * words.minutes * share for share in MOMENTS], len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="race-") as folder:
         work = Path(folder)
         images = work / "images"
@@ -217,9 +207,14 @@ def run(words: argparse.Namespace) -> None:
             "moments": moments,
             "model": model,
             "bf16": choose_bf16("auto", torch.device("cpu")),
-            "workers": len(os.sched_getaffinity(0)),
+            "workers": cores,
         }
-        about = {"minutes": words.minutes, "machine": machine(), "bf16": race["bf16"], "model": model}
+        about = {
+            "minutes": words.minutes,
+            "machine": f"{cores} cores of {processor()}",
+            "bf16": race["bf16"],
+            "model": model,
+        }
         content = earlier(Path(words.out), about)
         for name in words.names or [*CONTESTANTS, OURS]:
             print(name, file=sys.stderr, flush=True)
@@ -230,7 +225,7 @@ def run(words: argparse.Namespace) -> None:
                 entry["versions"] = versions(python, library)
                 if name == OURS:
                     entry["epochs"] = config.epochs
-                    snapshots = run_ours(ours, moments, work / name)
+                    snapshots = run_ours(ours, moments, instantiate(config.model), work / name)
                 else:
                     entry["epochs"] = paced(name, python, race, work / f"{name}-pace")
                     snapshots = run_other(name, python, {**race, "epochs": entry["epochs"]}, work / name)

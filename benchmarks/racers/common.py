@@ -44,6 +44,28 @@ class Race:
     def of_environment(cls) -> "Race":
         return cls(**json.loads(os.environ["RACE"]))
 
+    @property
+    def loading(self) -> Any:
+        """Arguments of torch's DataLoader."""
+        workers = {"num_workers": self.workers, "persistent_workers": self.workers > 0}
+        return {"shuffle": True, "drop_last": True, **workers}
+
+    def training(self, base: type) -> Any:
+        """Arguments of a Trainer of Lightning 2, which takes the snapshots and ends with the time.
+
+        Args:
+            base: as for `stop_when_over`.
+        """
+        return {
+            "max_epochs": self.epochs,
+            "accelerator": "cpu",
+            "precision": "bf16-mixed" if self.bf16 else "32-true",
+            "callbacks": [stop_when_over(self, base)],
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_model_summary": False,
+        }
+
     def network(self) -> Any:
         """The network that all train, moco.models.SmallResNet, with weights drawn anew."""
         import torch

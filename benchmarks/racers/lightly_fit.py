@@ -2,7 +2,7 @@
 
 import pytorch_lightning as pl
 import torch
-from common import Race, stop_when_over
+from common import Race
 from lightly.data import LightlyDataset
 from lightly.transforms import SimCLRTransform
 
@@ -13,17 +13,6 @@ def fit(module: pl.LightningModule, race: Race) -> None:
     loader = torch.utils.data.DataLoader(
         LightlyDataset(f"{race.images}/train", transform=views),
         batch_size=128,
-        shuffle=True,
-        drop_last=True,
-        num_workers=race.workers,
-        persistent_workers=race.workers > 0,
+        **race.loading,
     )
-    pl.Trainer(
-        max_epochs=race.epochs,
-        accelerator="cpu",
-        precision="bf16-mixed" if race.bf16 else "32-true",
-        callbacks=[stop_when_over(race, pl.Callback)],
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-    ).fit(module, loader)
+    pl.Trainer(**race.training(pl.Callback)).fit(module, loader)

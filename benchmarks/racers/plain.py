@@ -55,10 +55,7 @@ if __name__ == "__main__":
     loader = torch.utils.data.DataLoader(
         torchvision.datasets.ImageFolder(f"{race.images}/train", TwoViews()),
         batch_size=128,
-        shuffle=True,
-        drop_last=True,
-        num_workers=race.workers,
-        persistent_workers=race.workers > 0,
+        **race.loading,
     )
     steps, over = 0, False
     while not over and steps < race.epochs * len(loader):

@@ -9,7 +9,7 @@ import lightning as pl
 import stable_pretraining as spt
 import torch
 import torchvision
-from common import Race, stop_when_over
+from common import Race
 from stable_pretraining import forward
 from stable_pretraining.data import transforms
 from torch import nn
@@ -59,17 +59,6 @@ if __name__ == "__main__":
     loader = torch.utils.data.DataLoader(
         images,
         batch_size=256,
-        shuffle=True,
-        drop_last=True,
-        num_workers=race.workers,
-        persistent_workers=race.workers > 0,
+        **race.loading,
     )
-    pl.Trainer(
-        max_epochs=race.epochs,
-        accelerator="cpu",
-        precision="bf16-mixed" if race.bf16 else "32-true",
-        callbacks=[stop_when_over(race, pl.Callback)],
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-    ).fit(module, spt.data.DataModule(train=loader))
+    pl.Trainer(**race.training(pl.Callback)).fit(module, spt.data.DataModule(train=loader))

@@ -126,17 +126,26 @@ def collect(device: "torch.device") -> dict[str, Json]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = info.read_text(errors="replace").splitlines()
-        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
     return {
         "python": platform.python_version(),
         "packages": versions,
         "host": platform.node(),
-        "cpu": cpu,
+        "cpu": processor(),
         "threads": torch.get_num_threads(),
         "device": str(device),
         "card": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
     }
+
+
+def processor() -> str:
+    """The name of this machine's CPU."""
+    return cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def cpu_info(key: str) -> str:
+    """What Linux says of the first CPU under that key; empty where it says nothing."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:  # not Linux
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")

@@ -1,11 +1,11 @@
 """Which device to compute on, and in which precision."""
 
 import os
-from pathlib import Path
 
 import torch
 
 from moco.errors import UserError
+from moco.runs.provenance import cpu_info
 
 
 def choose_device(name: str) -> torch.device:
@@ -47,9 +47,4 @@ def _multiplies_bf16_fast() -> bool:
     AMD's is: twice as fast. Intel's is not, which leaves that to AMX, and a virtual machine may hide AMX: convolutions of an
     Emerald Rapids without it took 1.7 times as long as in fp32.
     """
-    if not torch.cpu._is_avx512_bf16_supported():
-        return False
-    try:
-        return "GenuineIntel" not in Path("/proc/cpuinfo").read_text()
-    except OSError:  # not Linux
-        return True
+    return bool(torch.cpu._is_avx512_bf16_supported()) and cpu_info("vendor_id") != "GenuineIntel"

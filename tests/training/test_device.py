@@ -24,13 +24,13 @@ def test_auto_takes_bf16_where_the_cpu_is_faster_at_it(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    monkeypatch.setattr(Path, "read_text", lambda path: f"processor : 0\nvendor_id\t: {vendor}\n")
+    monkeypatch.setattr(Path, "read_text", lambda path, **_: f"processor : 0\nvendor_id\t: {vendor}\n")
     assert choose_bf16("auto", CPU) == expected
     assert choose_bf16("bf16", CPU) and not choose_bf16("fp32", CPU)
 
 
 def test_auto_is_no_mistake_where_there_is_no_cpuinfo(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(path: Path) -> str:
+    def missing(path: Path, **_: object) -> str:
         raise FileNotFoundError(path)
 
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
