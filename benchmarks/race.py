@@ -8,7 +8,8 @@
     for library in lightly stable-pretraining; do
       python -m venv <folder>/$library && <folder>/$library/bin/pip install torch torchvision $library
     done
-    python3.9 -m venv <folder>/solo-learn && <folder>/solo-learn/bin/pip install solo-learn
+    python3.9 -m venv <folder>/solo-learn
+    <folder>/solo-learn/bin/pip install --no-deps -r benchmarks/racers/solo_learn.txt
 
 One contestant after another has the machine, for so many minutes from the start of its process. All have the same network
 (that of the recipe, weights drawn anew), the same images (nine tenths of those for training) and the precision that is faster
