@@ -24,7 +24,7 @@ class Race:
         out: folder of the snapshots.
         began: when the contestant was started, seconds since the epoch; None counts from its first step.
         moments: when to take a snapshot, seconds after that; the last is the end.
-        epochs: length of the training that its schedule is made for.
+        steps: length of the training that its schedule is made for.
         model: arguments of the network.
         bf16: whether this CPU is faster in bf16.
         workers: processes that load images.
@@ -34,7 +34,7 @@ class Race:
     out: str
     began: Any  # float or None, which Python 3.9 cannot write with a bar
     moments: list[float]
-    epochs: int
+    steps: int
     model: dict[str, Any]
     bf16: bool
     workers: int
@@ -47,8 +47,7 @@ class Race:
     @property
     def loading(self) -> Any:
         """Arguments of torch's DataLoader."""
-        workers = {"num_workers": self.workers, "persistent_workers": self.workers > 0}
-        return {"shuffle": True, "drop_last": True, **workers}
+        return {"shuffle": True, "drop_last": True, "num_workers": self.workers, "persistent_workers": True}
 
     def training(self, base: type) -> Any:
         """Arguments of a Trainer of Lightning 2, which takes the snapshots and ends with the time.
@@ -57,7 +56,8 @@ class Race:
             base: as for `stop_when_over`.
         """
         return {
-            "max_epochs": self.epochs,
+            "max_epochs": -1,
+            "max_steps": self.steps,
             "accelerator": "cpu",
             "precision": "bf16-mixed" if self.bf16 else "32-true",
             "callbacks": [stop_when_over(self, base)],
@@ -78,7 +78,7 @@ class Race:
         return module.SmallResNet(**self.model)
 
     def look(self, backbone: Any, *, steps: int) -> bool:
-        """Called after every step: takes a snapshot where one is due. Returns whether the time is over.
+        """Called after every step: takes a snapshot where one is due. Returns whether the training is over.
 
         Args:
             steps: that were made so far.
@@ -89,13 +89,14 @@ class Race:
             self._save(backbone, at, steps)
             while self._taken < len(self.moments) - 1 and at >= self.moments[self._taken]:
                 self._taken += 1
-        return at >= self.moments[-1]
+        return at >= self.moments[-1] or steps >= self.steps
 
     def finish(self, backbone: Any, *, steps: int) -> None:
-        """Takes the last snapshot of a training that ends before the time is over."""
+        """Takes the last snapshot of a training that ends before the time is over, and says that all are there."""
         at = time.time() - (self.began or time.time())
         if at < self.moments[-1]:
             self._save(backbone, at, steps)
+        Path(self.out, "over").touch()
 
     def _save(self, backbone: Any, at: float, steps: int) -> None:
         import torch

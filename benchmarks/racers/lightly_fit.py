@@ -1,4 +1,4 @@
-"""What both contestants of lightly share: its data set and views in a DataLoader, and Lightning's Trainer."""
+"""What both contestants of lightly share: its data set and views in a DataLoader, a schedule, and Lightning's Trainer."""
 
 import pytorch_lightning as pl
 import torch
@@ -16,3 +16,9 @@ def fit(module: pl.LightningModule, race: Race) -> None:
         **race.loading,
     )
     pl.Trainer(**race.training(pl.Callback)).fit(module, loader)
+
+
+def cosine(optimizer: torch.optim.Optimizer, race: Race) -> object:
+    """The benchmark's cosine, which moves at every step: an epoch is a large part of this training."""
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, race.steps)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,8 +1,9 @@
 """MoCo by lightly: its data set, views, projection head, loss with a memory bank and momentum, trained by Lightning.
 
-Batch 128, SGD with lr 0.06, momentum 0.9, weight decay 5e-4 and a cosine over epochs, temperature 0.1, 4096 negatives, encoder
-momentum 0.99 and the symmetric loss are those of its CIFAR-10 benchmark. Its BatchNorm in eight groups there belongs to a
-network of its own, so here keys are shuffled, as it does, and normalised over the whole batch.
+Batch 128, SGD with lr 0.06, momentum 0.9, weight decay 5e-4 and a cosine, temperature 0.1, 4096 negatives, encoder momentum
+0.99 and the symmetric loss are those of its CIFAR-10 benchmark. Its BatchNorm in eight groups there belongs to a network of
+its own; here it goes over the whole batch, so that the shuffle of the keys, which its examples have without groups too,
+changes nothing.
 """
 
 import copy
@@ -13,7 +14,7 @@ from common import Race
 from lightly.loss import NTXentLoss
 from lightly.models.modules import MoCoProjectionHead
 from lightly.models.utils import batch_shuffle, batch_unshuffle, deactivate_requires_grad, update_momentum
-from lightly_fit import fit
+from lightly_fit import cosine, fit
 
 race = Race.of_environment()
 
@@ -45,10 +46,10 @@ class MoCo(pl.LightningModule):
         update_momentum(self.projection_head, self.projection_head_momentum, m=0.99)
         return 0.5 * (self.one_direction(x0, x1) + self.one_direction(x1, x0))
 
-    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[object]]:
+    def configure_optimizers(self) -> object:
         trained = [*self.backbone.parameters(), *self.projection_head.parameters()]
         optimizer = torch.optim.SGD(trained, lr=6e-2, momentum=0.9, weight_decay=5e-4)
-        return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, race.epochs)]
+        return cosine(optimizer, race)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """SimCLR by lightly: its data set, views, projection head and loss, trained by Lightning as in its examples.
 
-Batch 128, SGD with lr 0.06, momentum 0.9, weight decay 5e-4 and a cosine over epochs, temperature 0.5 and views without blur
+Batch 128, SGD with lr 0.06, momentum 0.9, weight decay 5e-4 and a cosine, temperature 0.5 and views without blur
 are those of its CIFAR-10 benchmark, colours at strength 0.5 those that its documentation has for CIFAR.
 """
 
@@ -9,7 +9,7 @@ import torch
 from common import Race
 from lightly.loss import NTXentLoss
 from lightly.models.modules import SimCLRProjectionHead
-from lightly_fit import fit
+from lightly_fit import cosine, fit
 
 race = Race.of_environment()
 
@@ -28,9 +28,9 @@ class SimCLR(pl.LightningModule):
         loss: torch.Tensor = self.criterion(z0, z1)
         return loss
 
-    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[object]]:
+    def configure_optimizers(self) -> object:
         optimizer = torch.optim.SGD(self.parameters(), lr=6e-2, momentum=0.9, weight_decay=5e-4)
-        return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, race.epochs)]
+        return cosine(optimizer, race)
 
 
 if __name__ == "__main__":

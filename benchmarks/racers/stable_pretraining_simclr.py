@@ -1,8 +1,7 @@
 """SimCLR by stable-pretraining: its transforms, data set, forward function, loss, LARS and schedule, trained by its module.
 
 Batch 256, LARS with lr 5 and weight decay 1e-6, a cosine after a warm-up, temperature 0.5, the projector of three layers and
-the views are those of its CIFAR-10 benchmark. There the schedule moves once in each of a thousand epochs; here it moves at
-every step, since an epoch is a large part of the whole.
+the views are those of its CIFAR-10 benchmark. The schedule moves at every step, as its module has it.
 """
 
 import lightning as pl
