@@ -1,17 +1,18 @@
 """LARS, layer-wise adaptive rate scaling."""
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, overload
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from moco.errors import UserError
+from moco.optim.grouped import GroupedOptimizer, gradients
 
 
-class LARS(torch.optim.Optimizer):
+class LARS(GroupedOptimizer):
     """SGD with momentum and a trust ratio for each layer (You et al., arXiv 1708.03888), as SimCLR uses it.
 
     With u = gradient + weight_decay * w, norms over the whole tensor:
@@ -54,47 +55,23 @@ class LARS(torch.optim.Optimizer):
         )
         super().__init__(params, defaults)
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
+    def update(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        if layers := [p for p in params if p.ndim > 1]:
+            self._move(layers, _layer_steps(layers, group), group["momentum"])
+        if exempt := [p for p in params if p.ndim <= 1]:
+            self._move(exempt, torch._foreach_mul(gradients(exempt), group["lr"]), group["momentum"])
 
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One update of every parameter that has a gradient; returns what `closure`, called first, returns."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            with_grad = [p for p in group["params"] if p.grad is not None]
-            layers = [p for p in with_grad if p.ndim > 1]
-            if layers:
-                self._update(layers, _layer_steps(layers, group), group["momentum"])
-            exempt = [p for p in with_grad if p.ndim <= 1]
-            if exempt:
-                self._update(exempt, torch._foreach_mul(_gradients(exempt), group["lr"]), group["momentum"])
-        return loss
-
-    def _update(self, params: list[Tensor], steps: Iterable[Tensor], momentum: float) -> None:
+    def _move(self, params: list[Tensor], steps: Iterable[Tensor], momentum: float) -> None:
         """v = momentum * v + step; w = w - v."""
-        for p in params:
-            if "momentum_buffer" not in self.state[p]:
-                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-        velocity = [self.state[p]["momentum_buffer"] for p in params]
+        velocity = self.kept(params, "momentum_buffer")
         torch._foreach_mul_(velocity, momentum)
         torch._foreach_add_(velocity, list(steps))
         torch._foreach_sub_(params, velocity)
 
 
-def _gradients(params: list[Tensor]) -> list[Tensor]:
-    return [p.grad for p in params if p.grad is not None]
-
-
 def _layer_steps(layers: list[Tensor], group: dict[str, Any]) -> Iterable[Tensor]:
     """lr * ratio * (gradient + weight_decay * w) for each layer."""
-    updates = torch._foreach_add(_gradients(layers), layers, alpha=group["weight_decay"])
+    updates = torch._foreach_add(gradients(layers), layers, alpha=group["weight_decay"])
     weight_norms = torch.stack(torch._foreach_norm(layers))  # [layers]
     update_norms = torch.stack(torch._foreach_norm(updates))  # [layers]
     ratios = group["trust_coefficient"] * weight_norms / (update_norms + group["eps"])

@@ -1,14 +1,14 @@
 """Muon: momentum whose steps are orthogonal matrices."""
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from moco.errors import UserError
+from moco.optim.grouped import GroupedOptimizer, gradients
 
 COEFFICIENTS = (
     3.4445,
@@ -19,7 +19,7 @@ STEPS = 5
 RMS = 0.2  # of AdamW's usual update
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(GroupedOptimizer):
     """Muon (Jordan et al., https://kellerjordan.github.io/posts/muon) for weights; AdamW for biases, scales and single rows.
 
     A convolution's kernel [out, in, h, w] is a matrix [out, in * h * w]. For such a matrix w with gradient g
@@ -58,36 +58,21 @@ class Muon(torch.optim.Optimizer):
             raise UserError(f"optimizer.eps={eps} should be positive: the default is 1e-8")
         super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, betas=tuple(betas), eps=eps))
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One update of every parameter that has a gradient; returns what `closure`, called first, returns."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            with_grad = [p for p in group["params"] if p.grad is not None]
-            if with_grad and group["weight_decay"]:
-                torch._foreach_mul_(with_grad, 1 - group["lr"] * group["weight_decay"])
-            if matrices := [p for p in with_grad if _is_matrix(p)]:
-                self._orthogonal_step(matrices, group)
-            if vectors := [p for p in with_grad if not _is_matrix(p)]:
-                self._adam_step(vectors, group)
-        return loss
+    def update(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        if params and group["weight_decay"]:
+            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        if matrices := [p for p in params if _is_matrix(p)]:
+            self._orthogonal_step(matrices, group)
+        if vectors := [p for p in params if not _is_matrix(p)]:
+            self._adam_step(vectors, group)
 
     def _orthogonal_step(self, params: list[Tensor], group: dict[str, Any]) -> None:
         momentum = group["momentum"]
-        gradients = [p.grad for p in params if p.grad is not None]
-        velocity = self._kept(params, "momentum_buffer")
+        grads = gradients(params)
+        velocity = self.kept(params, "momentum_buffer")
         torch._foreach_mul_(velocity, momentum)
-        torch._foreach_add_(velocity, gradients)
-        updates = torch._foreach_add(gradients, velocity, alpha=momentum)
+        torch._foreach_add_(velocity, grads)
+        updates = torch._foreach_add(grads, velocity, alpha=momentum)
         alike: dict[torch.Size, list[int]] = {}  # what has one shape is multiplied at once
         for i, p in enumerate(params):
             alike.setdefault(p.shape, []).append(i)
@@ -98,25 +83,18 @@ class Muon(torch.optim.Optimizer):
 
     def _adam_step(self, params: list[Tensor], group: dict[str, Any]) -> None:
         (beta1, beta2), eps = group["betas"], group["eps"]
-        gradients = [p.grad for p in params if p.grad is not None]
-        mean, square = self._kept(params, "exp_avg"), self._kept(params, "exp_avg_sq")
+        grads = gradients(params)
+        mean, square = self.kept(params, "exp_avg"), self.kept(params, "exp_avg_sq")
         steps = [self.state[p].setdefault("step", torch.zeros(())) for p in params]  # on the CPU, so that no step waits
         torch._foreach_add_(steps, 1)
-        torch._foreach_lerp_(mean, gradients, 1 - beta1)
+        torch._foreach_lerp_(mean, grads, 1 - beta1)
         torch._foreach_mul_(square, beta2)
-        torch._foreach_addcmul_(square, gradients, gradients, 1 - beta2)
+        torch._foreach_addcmul_(square, grads, grads, 1 - beta2)
         roots = torch._foreach_sqrt(square)
         torch._foreach_div_(roots, [math.sqrt(1 - beta2 ** float(step)) for step in steps])
         torch._foreach_add_(roots, eps)
         sizes = [-group["lr"] / (1 - beta1 ** float(step)) for step in steps]
         torch._foreach_addcdiv_(params, mean, roots, sizes)
-
-    def _kept(self, params: Iterable[Tensor], name: str) -> list[Tensor]:
-        """What the state keeps of each parameter under that name, at first zeros."""
-        for p in params:
-            if name not in self.state[p]:
-                self.state[p][name] = torch.zeros_like(p)
-        return [self.state[p][name] for p in params]
 
 
 def _is_matrix(p: Tensor) -> bool:
