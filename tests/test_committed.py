@@ -5,6 +5,7 @@ from typing import TypedDict
 import pytest
 from common import ROOT
 
+from moco.__main__ import main
 from moco.analysis.formats import MARKS, render
 from moco.analysis.selection import select
 from moco.analysis.table import lines
@@ -29,6 +30,14 @@ PAGES: dict[str, tuple[str, Selection]] = {
         "cifar_cpu_search",
         {"sort": "Top-1", "columns": ["augment.crop", "optimizer.lr", "Epoch", "Top-1", "Top-5"]},
     ),
+    "results/cifar_cpu_npid_search/README.md": (
+        "cifar_cpu_npid_search",
+        {"sort": "Top-1", "columns": ["Negatives", "Temperature", "Momentum", "Epoch", "Top-1", "Top-5"]},
+    ),
+    "results/cifar_cpu_moco_search/README.md": (
+        "cifar_cpu_moco_search",
+        {"sort": "Top-1", "columns": ["Protocol", "Temperature", "Negatives", "optimizer.lr", "Top-1", "Top-5"]},
+    ),
     "results/temperature_queue/README.md": (
         "temperature_queue",
         {"sort": "Top-1", "columns": ["Protocol", "Temperature", "Negatives", "Top-1", "Top-5", "path"]},
@@ -42,6 +51,12 @@ PAGES: dict[str, tuple[str, Selection]] = {
         {"sort": "Top-1", "columns": ["Temperature", "m", "optimizer.lr", "Epoch", "Top-1", "Top-5"]},
     ),
 }
+
+
+def test_measures_are_those_of_the_committed_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = ROOT / "results" / "cifar_cpu_moco_search"
+    assert main(["measures", "--runs-dir", str(folder)]) == 0
+    assert f"```text\n{capsys.readouterr().out.strip()}\n```" in (folder / "README.md").read_text()
 
 
 def score(run: Run, metric: str) -> float:
