@@ -221,65 +221,69 @@ def versions(python: str, library: str | None = None) -> dict[str, str]:
     return dict(zip(names, out))
 
 
-def run(words: argparse.Namespace) -> None:
-    import torch
+def trained_and_scored(
+    name: str, words: argparse.Namespace, race: dict[str, Any], ours: list[str], work: Path
+) -> dict[str, Any]:
+    """What race.json says of a contestant.
 
+    Args:
+        race: what all contestants share, as benchmarks/racers/common.py has it.
+        ours: words for train.py.
+        work: folder that the contestant may fill.
+    """
     from moco.config.check import check
     from moco.config.components import instantiate
     from moco.config.compose import composed
     from moco.data import load_image_folder
+
+    config = check(composed(ours))
+    data = load_image_folder(root=race["images"], size=None)
+    entry: dict[str, Any] = {"date": datetime.date.today().isoformat()}
+    try:
+        if name == OURS:
+            entry |= {"words": words.words, "versions": versions(sys.executable), "epochs": config.epochs}
+            snapshots, normalised = run_ours(ours, race["moments"], instantiate(config.model), work), data.moments()
+        else:
+            library, batch, normalised = CONTESTANTS[name]
+            python = str(Path(words.venvs).absolute() / library / "bin" / "python") if library else sys.executable
+            entry["versions"] = versions(python, library)
+            entry |= (pace := paced(name, python, race, work / "pace"))
+            entry["epochs"] = round(pace["steps"] / (len(data.train_images) // batch), 1)
+            snapshots = run_other(name, python, {**race, **pace}, work / "race")
+        entry["scores"] = scores(snapshots, data, instantiate(config.model), normalised)
+    except Exception as error:  # what stops one must not cost the others their time
+        traceback.print_exc()
+        entry["failed"] = str(error)
+    return entry
+
+
+def run(words: argparse.Namespace) -> None:
+    import torch
+
+    from moco.config.check import check
+    from moco.config.compose import composed
     from moco.runs.provenance import processor
     from moco.training.device import choose_bf16
 
-    moments, cores = [60 * words.minutes * share for share in MOMENTS], len(os.sched_getaffinity(0))
+    moments, bf16 = [60 * words.minutes * share for share in MOMENTS], choose_bf16("auto", torch.device("cpu"))
     with tempfile.TemporaryDirectory(prefix="race-") as folder:
-        work = Path(folder)
-        images = work / "images"
+        images = Path(folder) / "images"
         held_out(Path(words.root), images)
         ours = ["recipe=cifar_cpu", f"data.root={images}", "tracker=none", "linear_eval=false", *words.words]
         config = check(composed(ours))
         ours.append(f"eval_every={config.epochs}")
         model = {key: value for key, value in config.model.arguments().items() if key != "_target_"}
-        race = {
-            "images": str(images),
-            "moments": moments,
-            "model": model,
-            "bf16": choose_bf16("auto", torch.device("cpu")),
-        }
-        about = {
-            "minutes": words.minutes,
-            "machine": f"{cores} cores of {processor()}",
-            "bf16": race["bf16"],
-            "model": model,
-        }
-        content = earlier(Path(words.out), about)
+        machine = f"{len(os.sched_getaffinity(0))} cores of {processor()}"
+        content = earlier(Path(words.out), {"minutes": words.minutes, "machine": machine, "bf16": bf16, "model": model})
+        race = {"images": str(images), "moments": moments, "model": model, "bf16": bf16}
         for name in words.names or [*CONTESTANTS, OURS]:
             print(name, file=sys.stderr, flush=True)
-            entry: dict[str, Any] = {"date": datetime.date.today().isoformat()}
-            content["contestants"][name] = entry
-            data = load_image_folder(root=str(images), size=None)
-            try:
-                if name == OURS:
-                    entry |= {"words": words.words, "versions": versions(sys.executable), "epochs": config.epochs}
-                    snapshots, normalised = (
-                        run_ours(ours, moments, instantiate(config.model), work / name),
-                        data.moments(),
-                    )
-                else:
-                    library, batch, normalised = CONTESTANTS[name]
-                    python = str(Path(words.venvs).absolute() / library / "bin/python") if library else sys.executable
-                    entry["versions"] = versions(python, library)
-                    entry |= (pace := paced(name, python, race, work / f"{name}-pace"))
-                    entry["epochs"] = round(pace["steps"] / (len(data.train_images) // batch), 1)
-                    snapshots = run_other(name, python, {**race, **pace}, work / name)
-                entry["scores"] = scores(snapshots, data, instantiate(config.model), normalised)
-            except Exception as error:  # what stops one must not cost the others their time
-                traceback.print_exc()
-                entry["failed"] = str(error)
+            work = Path(folder) / name
+            content["contestants"][name] = trained_and_scored(name, words, race, ours, work)
             path = Path(words.out) / "race.json"
             path.with_suffix(".tmp").write_text(json.dumps(content, indent=2) + "\n")
             path.with_suffix(".tmp").replace(path)
-            shutil.rmtree(work / name, ignore_errors=True)
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def earlier(out: Path, about: dict[str, Any]) -> dict[str, Any]:

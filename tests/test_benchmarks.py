@@ -23,6 +23,7 @@ from moco.models import SmallResNet
 from moco.runs.run import Run
 
 sys.path.append(str(ROOT / "benchmarks"))
+import race
 from compare import lines, ratios
 from step import SETTINGS, Reference
 
@@ -190,9 +191,42 @@ def jpegs(folder: Path, *, images: int) -> None:
             Image.fromarray(pixels).save(folder / "train" / name / f"{i:03}.jpg")
 
 
+RACER = """
+from common import Race
+
+race = Race.of_environment()
+network = race.network()
+{end}
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "fails"),
+    [
+        ("race.finish(network, steps=1)", False),
+        ("race.finish(network, steps=1); raise SystemExit('its workers did not end')", False),
+        ("race.look(network, steps=1); raise SystemExit('out of memory')", True),
+    ],
+)
+def test_a_contestant_counts_once_its_time_is_over_however_its_process_ends(
+    end: str, fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "one.py").write_text(RACER.format(end=end))
+    monkeypatch.setenv("PYTHONPATH", str(race.RACERS))
+    monkeypatch.setattr(race, "RACERS", tmp_path)
+    model = {"widths": [8, 16]}
+    asked = {"images": "", "moments": [0.0, 60.0], "model": model, "bf16": False, "steps": 9, "workers": 1}
+    if fails:
+        with pytest.raises(RuntimeError, match="out of memory"):
+            race.run_other("one", sys.executable, asked, tmp_path / "out")
+    else:
+        [path] = race.run_other("one", sys.executable, asked, tmp_path / "out")
+        SmallResNet(**model).load_state_dict(torch.load(path, weights_only=True)["backbone"])
+
+
 def test_a_race_is_run_and_drawn(tmp_path: Path) -> None:
     jpegs(tmp_path / "images", images=130)
-    race, out = str(ROOT / "benchmarks" / "race.py"), ["--out", str(tmp_path / "race")]
+    command, out = str(ROOT / "benchmarks" / "race.py"), ["--out", str(tmp_path / "race")]
     tiny = ["model.widths=[8,16]", "batch_size=64", "epochs=2", "device=cpu", "optimizer.lr=1e-3"]
     words = [
         "--root",
@@ -204,7 +238,7 @@ def test_a_race_is_run_and_drawn(tmp_path: Path) -> None:
         "--words",
         *tiny,
     ]
-    done = python(race, "run", "plain", "moco", "lightly_moco", *out, *words, cwd=tmp_path)
+    done = python(command, "run", "plain", "moco", "lightly_moco", *out, *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     content = json.loads((tmp_path / "race" / "race.json").read_text())
     found = content["contestants"]
@@ -215,8 +249,8 @@ def test_a_race_is_run_and_drawn(tmp_path: Path) -> None:
         assert seconds == sorted(seconds) and 0 < seconds[-1] <= 37
         assert all(0 < top1 <= 100 for score in entry["scores"] for top1 in score["knn"].values())
     assert found["moco"]["scores"][-1]["steps"] == 2 * (234 // 64)  # a tenth is held out
-    again = python(race, "run", "moco", *out, *words, "model.pooled=1", cwd=tmp_path)
+    again = python(command, "run", "moco", *out, *words, "model.pooled=1", cwd=tmp_path)
     assert again.returncode == 1 and "give another --out" in again.stderr
-    drawn = python(race, "draw", *out, cwd=tmp_path)
+    drawn = python(command, "draw", *out, cwd=tmp_path)
     assert drawn.returncode == 0 and (tmp_path / "race" / "race.png").stat().st_size > 10_000
     assert "| lightly, MoCo |" in drawn.stdout and "did not run" in drawn.stdout
