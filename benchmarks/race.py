@@ -21,7 +21,7 @@ learned at which moment is scored afterwards by the same kNN (k 200, temperature
 held out, at 32 or at 40 pixels, whichever is better in the end. The test images are not touched.
 
 `run` adds its numbers to race.json in --out (results/race), in place of those that its contestants had; `draw` makes the figure
-and prints the table.
+and the table.
 """
 
 import argparse
@@ -337,8 +337,10 @@ def table(contestants: dict[str, Any], minutes: float) -> str:
 
 
 def draw(out: Path) -> None:
-    """Writes race.png, and prints the table."""
+    """Writes race.png, and prints the table; where there is a README.md, it has the table between its marks."""
     import matplotlib
+
+    from moco.analysis.formats import rewrite_block
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -355,7 +357,10 @@ def draw(out: Path) -> None:
     axes.legend(frameon=False, loc="lower right")
     axes.set_title(f"CIFAR-10 (JPEG), {content['about']['machine']}", fontsize="medium")
     figure.savefig(out / "race.png", dpi=150)
-    print(table(content["contestants"], content["about"]["minutes"]))
+    text = table(content["contestants"], content["about"]["minutes"])
+    if (page := out / "README.md").exists():
+        rewrite_block(page, text)
+    print(text)
 
 
 def main() -> None:
