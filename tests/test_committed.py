@@ -1,9 +1,14 @@
 """What results/ says is what the committed runs hold."""
 
+import itertools
+import re
+import shlex
 from typing import TypedDict
 
 import pytest
-from common import ROOT
+import yaml
+from common import ROOT, checked
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from moco.__main__ import main
 from moco.analysis.formats import MARKS, render
@@ -51,6 +56,32 @@ PAGES: dict[str, tuple[str, Selection]] = {
         {"sort": "Top-1", "columns": ["Temperature", "m", "optimizer.lr", "Epoch", "Top-1", "Top-5"]},
     ),
 }
+
+
+def trained_by(page: str) -> set[str]:
+    """Names of the folders of all runs that the page's commands train."""
+    names, text = set(), re.sub(r" \\\n\s*", " ", (ROOT / page).read_text().replace("<folder>", "cifar10-jpeg"))
+    for command in re.findall(r"^    python train\.py (.*data\.root=.*)$", text, re.MULTILINE):
+        words = [word for word in shlex.split(command) if not word.startswith(("-m", "hydra."))]
+        if sweeps := [word.partition("=")[2] for word in words if word.startswith("sweeps=")]:
+            asked = yaml.safe_load((ROOT / "sweeps" / f"{sweeps[0]}.yaml").read_text())["hydra"]["sweeper"]["params"]
+            typed = {word.partition("=")[0] for word in words}
+            words += [f"{key}={values}" for key, values in asked.items() if key not in typed]
+        axes = OverridesParser.create().parse_overrides([word for word in words if not word.startswith("sweeps=")])
+        values = [
+            list(axis.sweep_string_iterator()) if axis.is_sweep_override() else [axis.get_value_string()]
+            for axis in axes
+        ]
+        for point in itertools.product(*values):
+            names.add(folder_name(checked(*(f"{axis.get_key_element()}={value}" for axis, value in zip(axes, point)))))
+    return names
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_train_the_committed_runs(page: str) -> None:
+    """A recipe that has moved on since would train others."""
+    folder = ROOT / "results" / PAGES[page][0]
+    assert trained_by(page) == {run.folder.name for run in all_runs(folder)}
 
 
 def test_measures_are_those_of_the_committed_runs(capsys: pytest.CaptureFixture[str]) -> None:
