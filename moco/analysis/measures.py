@@ -60,10 +60,20 @@ def compare(entries: Sequence[Entry]) -> list[Comparison]:
 
     Empty where nowhere are three runs in two configurations.
     """
-    groups: dict[str, list[Configuration]] = {}
+    groups: dict[tuple[str, str], list[Configuration]] = {}
     for one in configurations([entry for entry in entries if entry.result]):
-        groups.setdefault(f"{one.flat['method.name']} on {measured_on(one.flat)}", []).append(one)
-    made = [_comparison(where, members) for where, members in groups.items()]
+        where, held_out = (
+            f"{one.flat['method.name']} on {measured_on(one.flat)}",
+            plain(one.flat.get("data.validation")),
+        )
+        groups.setdefault((where, held_out), []).append(one)
+    several = {
+        where for where, held_out in groups if (where, held_out) != next(key for key in groups if key[0] == where)
+    }
+    made = [
+        _comparison(f"{where} (data.validation={held_out})" if where in several else where, members)
+        for (where, held_out), members in groups.items()
+    ]
     return [one for one in made if one.relations]
 
 
@@ -74,7 +84,8 @@ def _comparison(where: str, found: Sequence[Configuration]) -> Comparison:
         for measure in (*MEASURES.values(), LOSS):
             if relation := _relation(found, keys, measure, protocol):
                 relations.append(relation)
-        if ranking := scored(found, protocol.top1):
+        ranking = scored(found, protocol.top1)
+        if any(relation.protocol is protocol for relation in relations):
             at_random[protocol.prefix] = ranking[0][1].mean - statistics.fmean(score.mean for _, score in ranking)
     return Comparison(where, relations, at_random)
 

@@ -20,6 +20,7 @@ from moco.config.schema import (
     OtherData,
     OwnData,
     WeightsEval,
+    keys_of_other_probes,
 )
 from moco.errors import UserError
 
@@ -61,6 +62,10 @@ def check_linear_eval(composed: Mapping[str, object], typed: Collection[str] = (
     Raises:
         UserError: as check; or what is for weights alone was typed without any, or a data set without which there is none.
     """
+    probe, unused_keys = _probe(composed.get("probe"), typed)
+    if unused_keys:
+        raise UserError("\n".join(unused_keys))
+    composed = {**composed, "probe": probe}
     if composed.get("weights") is not None:
         return _of_weights(composed, typed)
     data = composed.get("data")
@@ -129,6 +134,8 @@ def _fit(
                 if refused(key):
                     problems.append(f"{key}={value} is not used by method={method.get('name')}: leave {key} out")
         fitted["method"] = _without_hidden_layer(method, typed)
+    fitted["probe"], unused_keys = _probe(fitted.get("probe"), typed, fold)
+    problems += unused_keys
     for group in Config.COMPONENTS:
         section = fitted.get(group)
         if (
@@ -154,6 +161,19 @@ def _fit(
             if (kind := wrong_kind(takes, key, section[key]))
         ]
     return fitted, problems + ([] if fold else _unused_moments(fitted, typed or ()))
+
+
+def _probe(section: object, typed: Collection[str] | None, fold: bool = False) -> tuple[object, list[str]]:
+    """The probe's section without the keys of other probes, and a line for each of them that was typed."""
+    if not isinstance(section, Mapping):
+        return section, []
+    unused = [key for key in keys_of_other_probes(section.get("name")) if section.get(key) is not None]
+    problems = [
+        f"probe={section.get('name')} has no use for {key}: leave probe.{key} out"
+        for key in sorted(unused)
+        if not fold and (typed is None or f"probe.{key}" in typed)
+    ]
+    return {key: value for key, value in section.items() if key not in unused}, problems
 
 
 def _unused_moments(fitted: Mapping[str, object], typed: Collection[str]) -> list[str]:

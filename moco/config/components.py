@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import yaml
 
@@ -42,9 +42,11 @@ def instantiate(section: Component, **live: object) -> Any:
         for key, value in section.arguments().items()
         if value is not None or takes.any or key in takes.names or key in HYDRAS
     }
-    for key in arguments:
+    for key, value in arguments.items():
         if key not in (*HYDRAS, *takes.names) and not takes.any:
             raise UserError(f"{section.name} has no setting {key}: it takes {', '.join(takes.names)}")
+        if value is None and not _may_be_null(takes.parameters.get(key)):
+            raise UserError(f"{section.name}: {key}=null is no value for it: give one, or leave {key} out")
     handed = {key: value for key, value in live.items() if takes.any or key in takes.names}
     try:
         make = partially({"_convert_": "all", **arguments, "_partial_": True})
@@ -58,6 +60,14 @@ def instantiate(section: Component, **live: object) -> Any:
         if section.target.startswith("moco."):  # our own say UserError where the user is at fault
             raise
         raise UserError(f"{section.name}: {' '.join(str(error).split())}") from error
+
+
+def _may_be_null(parameter: inspect.Parameter | None) -> bool:
+    """Whether an argument takes None, or does not tell."""
+    if parameter is None or parameter.default is None or parameter.annotation is inspect.Parameter.empty:
+        return True
+    kinds = get_args(parameter.annotation) or (parameter.annotation,)
+    return not all(isinstance(kind, type) and kind not in (object, type(None)) for kind in kinds)
 
 
 def _check_call(section: Component, make: Any, handed: Mapping[str, object]) -> None:

@@ -320,6 +320,18 @@ class Augmentation(Component):
         return self
 
 
+CHOOSING = ("grid", "fewshot")  # the probes that try a grid of settings
+
+
+def keys_of_other_probes(name: object) -> frozenset[str]:
+    """The keys that the probe of this name has no use for."""
+    of_grids = {"lrs", "weight_decays", "held_out", "draws"}
+    if name not in CHOOSING:
+        return frozenset(of_grids)
+    of_one = Probe.model_fields.keys() - {"name", "epochs", "batch_size"} - of_grids
+    return frozenset(of_one | ({"draws"} if name == "grid" else set()))
+
+
 class Probe(Section):
     """Linear evaluation; of the keys after batch_size those that its choice needs."""
 
@@ -356,7 +368,7 @@ class Probe(Section):
     @property
     def chooses(self) -> bool:
         """Whether it tries a grid of settings and chooses one."""
-        return self.name in ("grid", "fewshot")
+        return self.name in CHOOSING
 
     def settings(self) -> dict[str, Json]:
         """What was set, for files: keys without a value are left out."""
@@ -613,4 +625,4 @@ class WeightsEval(OtherData):
     def of_run(self, run: str) -> OwnData:
         """The linear evaluation of these weights once they are a run."""
         given = {name: getattr(self, name) for name in LinearEval.model_fields}
-        return OwnData(**given | {"run": run})
+        return OwnData(**given | {"run": run, "data": DataRoot(root=self.data.path or self.data.root)})

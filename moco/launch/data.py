@@ -6,22 +6,25 @@ from moco.config.schema import Data, OtherData
 from moco.data.there import check_data
 from moco.errors import UserError
 from moco.launch.job import Task
-from moco.training.same_data import Looked, check_files
+from moco.training.same_data import Looked, check_files, check_other
 
 
 def refuse_changed(tasks: Iterable[Task]) -> None:
-    """Refuses runs that were trained, or have begun, on other images than those that lie in data.root now.
+    """Refuses runs that were trained, have begun or were evaluated on other images than those that are there now.
 
     Raises:
         UserError: a line for each.
     """
     problems, looked = [], Looked()
     for task in tasks:
-        if task.config:
-            try:
+        try:
+            if task.config:
                 check_files(task.run, task.config, looked)
-            except UserError as error:
-                problems.append(str(error))
+            for asked in task.evaluations:
+                if isinstance(asked, OtherData):
+                    check_other(task.run, asked.data, looked)
+        except UserError as error:
+            problems.append(str(error))
     if problems:
         raise UserError("\n".join(problems))
 

@@ -136,8 +136,12 @@ class LocalLauncher:
                 time.sleep(POLL)
             for task in self.tasks:
                 task.withdraw()
+        for task in self.paused:
+            if (state := task.state()) in (State.DONE, State.FAILED):  # by another launcher
+                self.ends[task.run.folder] = state
         rest = [*self.pending, *self.waiting, *(running.task for running in self.running)]
-        return self._ends() | {task.run.folder: State.PENDING for task in rest}
+        left = {task.run.folder: State.PAUSED if task.state() == State.PAUSED else State.PENDING for task in rest}
+        return self._ends() | left
 
     def _sight(self) -> Sight:
         """How the sweep stands."""
@@ -148,7 +152,7 @@ class LocalLauncher:
 
     def _ends(self) -> dict[Path, State]:
         """How runs ended, with those that stay paused."""
-        return self.ends | {task.run.folder: State.PAUSED for task in self.paused}
+        return {task.run.folder: State.PAUSED for task in self.paused} | self.ends
 
     def _has_more(self) -> bool:
         """Whether tasks are left, once those of the paused ones are taken up that rank among the best by now.
@@ -160,15 +164,26 @@ class LocalLauncher:
             gone = [folder for folder, end in self.ends.items() if over and end not in (State.DONE, State.PAUSED)]
             everyone = [*self.tasks, *self.paused]
             for task in budget.promoted(self.paused, self.sweep, everyone, gone):
-                self.paused = [other for other in self.paused if other.run is not task.run]
                 self.ends.pop(task.run.folder, None)
-                self.pending.append(task)
+                self._leave(task, task.state())
         return bool(self.pending or self.waiting)
+
+    def _leave(self, task: Task, state: State) -> None:
+        """Takes a task out of the paused ones, where another launcher may have been quicker."""
+        self.paused = [other for other in self.paused if other.run is not task.run]
+        if state == State.RUNNING:
+            self.waiting.append(task)
+        elif state in (State.DONE, State.FAILED):
+            self._note_end(task, state)
+            self._tell(task, state)
+        else:
+            self.pending.append(task)
 
     def _ranks_may_differ(self) -> bool:
         """Whether a job has ended since the last look, or has had the time to pass its rung and go on."""
         now = time.monotonic()
-        if self.ranks_changed or (self.running and now - self.ranked >= RANK_EVERY):
+        others = self.running or self.waiting
+        if self.ranks_changed or (others and now - self.ranked >= RANK_EVERY):
             self.ranks_changed, self.ranked = False, now
             return True
         return False

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from moco.config.check import check, check_linear_eval, typed_keys
 from moco.config.ranks import problems
 from moco.config.refusals import in_one_line
-from moco.config.schema import Config, LinearEval, Tracking, WeightsEval
+from moco.config.schema import Config, Data, LinearEval, OtherData, Tracking, WeightsEval
 from moco.errors import UserError
 from moco.io import Json
 from moco.launch.job import Task
@@ -204,9 +204,14 @@ def _union(run: Run, evaluations: Iterable[LinearEval]) -> tuple[LinearEval, ...
     found: dict[str, LinearEval] = {}
     for asked in evaluations:
         other = found.setdefault(asked.protocol.prefix, asked)
-        if (asked.probe, asked.seed) != (other.probe, other.seed):
+        if (asked.probe, asked.seed, _transfer(asked)) != (other.probe, other.seed, _transfer(other)):
             raise UserError(f"two linear evaluations of {run.folder.name} that differ: start one after the other")
     return tuple(found.values())
+
+
+def _transfer(asked: LinearEval) -> Data | None:
+    """The other data set that it is on."""
+    return asked.data if isinstance(asked, OtherData) else None
 
 
 def _indifferent(config: Config, evaluated: bool) -> dict[str, Json]:

@@ -105,6 +105,14 @@ def record(folder: Path, device: "torch.device", precision: str) -> None:
         print(f"warning: provenance.json is not written ({error})", file=sys.stderr, flush=True)
 
 
+def precision(folder: Path) -> str | None:
+    """That of the last attempt; None where that is not known."""
+    attempts = read_json(folder / "provenance.json")
+    last = attempts[-1] if isinstance(attempts, list) and attempts else None
+    found = last.get("precision") if isinstance(last, dict) else None
+    return found if isinstance(found, str) else None
+
+
 def _record(folder: Path, device: "torch.device", precision: str) -> None:
     path = folder / "provenance.json"
     commit, diff = git_state()

@@ -134,6 +134,11 @@ class Components(Images):
         super().__init__(config)
         data = self.data
         side = _side(data.train_images)
+        for pixels, _ in config.augment.smaller or ():
+            if pixels >= (final := config.augment.size or side):
+                raise UserError(
+                    f"augment.smaller has views of {pixels} pixels, and those after them {final}: give fewer"
+                )
         steps = memory.views_and_backbone(config, side)
         memory.refuse(steps, self.device)
         torch.manual_seed(config.seed)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moco.config.schema import LinearEval, OtherData
+from moco.config.schema import Data, LinearEval, OtherData
 from moco.errors import UserError
 from moco.io import Json
 from moco.output import stand
@@ -13,7 +13,7 @@ from moco.runs.run import Run
 from moco.runs.settings import other_settings
 from moco.training.distributed import agreed, first, joined, told
 from moco.training.pretrain import holding, look, now, number, scored, summary, tracking
-from moco.training.same_data import WHERE, check_images, moved
+from moco.training.same_data import WHERE, check_images, check_other, keep, moved
 from moco.training.transfer import on_other_data
 
 if TYPE_CHECKING:
@@ -52,6 +52,9 @@ def _evaluated(run: Run, asked: LinearEval, place: Place) -> float:
             "its train/, and train anew"
         )
     rerun = told(asked.rerun or run.ordered(protocol.prefix, place.launch))
+    if isinstance(asked, OtherData) and not rerun:
+        with agreed():
+            check_other(run, asked.data)
     if protocol.top1 in result and not rerun:
         different = other_settings(result, asked)
         other = f", which was done with {different}" if different else ""
@@ -76,12 +79,12 @@ def _evaluate(run: Run, asked: LinearEval, place: Place, protocol: Protocol, rer
         with signals.preparing(), agreed():
             check_environment(asked.tracker)
             stand(run.folder)
-            other = isinstance(asked, OtherData)
-            config = on_other_data(run, asked.data) if isinstance(asked, OtherData) else moved(run, asked.root)
+            other = asked.data if isinstance(asked, OtherData) else None
+            config = on_other_data(run, other) if other else moved(run, asked.root)
             parts = Components(config, asked.device, pretrained=False)
-            if not other:
-                check_images(run, parts.data_described, WHERE)
-            elif not parts.data.classes:
+            if not (other and rerun):
+                check_images(run, parts.data_described, WHERE, other)
+            if other and not parts.data.classes:
                 raise UserError(f"data={config.data.name} has no labels to fit a classifier to: give one that has")
             load_encoder(run, parts.encoder).to(parts.device)
         with holding(run, "linear_eval", parts.device, place, signals) as lease:
@@ -90,6 +93,10 @@ def _evaluate(run: Run, asked: LinearEval, place: Place, protocol: Protocol, rer
                 return result
             if rerun and first():
                 _forget(run, result, protocol)
+            if other and first():
+                if rerun:
+                    _forget_others(run, result, parts.data_described, other)
+                keep(run, parts.data_described, other)
             with tracking(asked.tracker, run, run.config, "linear_eval", place) as tracker:
                 tracker.catch_up(run.metrics())
                 outcome = Evaluation(parts, asked, checkpoint_of(run, protocol), lease, signals).fit()
@@ -132,6 +139,22 @@ def _forget(run: Run, result: dict[str, Json], protocol: Protocol) -> None:
         probes.pop(protocol.record, None)
     run.write_result(result)
     run.order(protocol.prefix).unlink(missing_ok=True)
+
+
+def _forget_others(run: Run, result: dict[str, Json], now: dict[str, Json], data: Data) -> None:
+    """Takes out all that was measured on another data set of this name, where its images were others."""
+    try:
+        check_other(run, data)
+        check_images(run, now, other=data)
+    except UserError:
+        name = f"{KNN.on(str(data.name)).data}/"
+        probes = result.get("probes")
+        for kept in (result, probes if isinstance(probes, dict) else {}):
+            for key in [key for key in kept if key.startswith(name)]:
+                del kept[key]
+        for path in run.folder.glob(f"probe_{name.replace('/', '@')}*.pt"):
+            path.unlink()
+        run.write_result(result)
 
 
 def checkpoint_of(run: Run, protocol: Protocol) -> Path:

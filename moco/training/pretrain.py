@@ -17,7 +17,7 @@ from moco.runs.identity import folder_name
 from moco.runs.lease import BY_HAND, Lease, Place
 from moco.runs.run import Run
 from moco.tracking.tracker import Tracker, open_tracker
-from moco.training.distributed import Bystander, agreed, first, in_words, joined, several, told
+from moco.training.distributed import Bystander, agreed, first, in_words, joined, say, several, told
 from moco.training.same_data import check_files, check_images, keep
 
 if TYPE_CHECKING:
@@ -169,7 +169,10 @@ def _train(config: Config, run: Run, place: Place, rungs: "Rungs | None") -> dic
             if first():
                 run.write_config(config)
                 keep(run, parts.data_described)
-                provenance.record(run.folder, parts.device, "bf16" if parts.bf16 else "fp32")
+                precision, before = "bf16" if parts.bf16 else "fp32", provenance.precision(run.folder)
+                if run.checkpoint.exists() and before not in (None, precision):
+                    say(f"{run.folder} was trained in {before} so far, and goes on in {precision}")
+                provenance.record(run.folder, parts.device, precision)
                 (run.folder / "error.txt").unlink(missing_ok=True)
             with tracking(config.tracker, run, config, "train", place) as tracker:
                 evaluate = evaluation(parts, method, views, lambda: trainer.step == trainer.steps)

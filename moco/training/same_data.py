@@ -1,13 +1,17 @@
-"""Whether the data is still what a run was trained on: its folder keeps a fingerprint, in data.json. Imports no torch."""
+"""Whether the data is still what a run was trained on: its folder keeps a fingerprint, in data.json, and one of each other data
+set that its backbone was evaluated on, in data@<name>.json. Imports no torch."""
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from moco.config.schema import Config
+from moco.config.schema import Config, Data
 from moco.data.files import Files, find_files
 from moco.errors import UserError
 from moco.io import Json, read_mapping, write_json
+from moco.protocols import KNN
 from moco.runs.run import Run
+from moco.runs.settings import plain
 
 if TYPE_CHECKING:
     from moco.data import Dataset
@@ -29,22 +33,65 @@ def described(data: "Dataset") -> dict[str, Json]:
     }
 
 
-def keep(run: Run, now: dict[str, Json]) -> None:
-    """Writes what `described` tells into the run's folder."""
-    write_json(run.folder / RECORD, now)
+def keep(run: Run, now: dict[str, Json], other: Data | None = None) -> None:
+    """Writes what `described` tells into the run's folder.
+
+    Args:
+        other: another data set than the run's own, of which it is told.
+    """
+    write_json(_record(run, other), {**now, "asked": _asked(other)} if other else now)
 
 
-def check_images(run: Run, now: dict[str, Json], remedy: str = "") -> None:
+def _record(run: Run, other: Data | None = None) -> Path:
+    return run.folder / (f"data@{KNN.on(str(other.name)).data}.json" if other else RECORD)
+
+
+def _asked(data: Data) -> dict[str, Json]:
+    """What decides which images of a data set count, beside its name and where they lie."""
+    return {"validation": data.validation, "size": data.size, "path": _on_hub(data)}
+
+
+def _on_hub(data: Data) -> str | None:
+    """The name of a data set of the hub; None where it is none, or a folder."""
+    return None if data.path is None or os.path.isabs(data.path) else data.path
+
+
+def check_images(run: Run, now: dict[str, Json], remedy: str = "", other: Data | None = None) -> None:
     """Compares all pixels, labels and classes with those that the run was trained on, where that was kept.
+
+    Args:
+        other: another data set than the run's own: then with those that its backbone was evaluated on under this name.
 
     Raises:
         UserError: they differ.
     """
-    then = read_mapping(run.folder / RECORD)
+    then = read_mapping(_record(run, other))
     # Before there were packs the pixels of image folders were hashed in another way; what both have is names and sizes.
     key = "fingerprint" if then and bool(then.get("packed")) == bool(now.get("packed")) else "files"
     if then and then.get(key) != now.get(key):
-        raise _other(run, _difference(then, now), remedy)
+        difference = _difference(then, now)
+        raise _evaluated_on_others(run, other, difference) if other else _other(run, difference, remedy)
+
+
+def check_other(run: Run, data: Data, looked: "Looked | None" = None) -> None:
+    """Compares a data set that a backbone is to be evaluated on with that of this name on which it was, without loading it.
+
+    Args:
+        looked: as for `check_files`.
+
+    Raises:
+        UserError: they differ: numbers of both would stand under one name.
+    """
+    then = read_mapping(_record(run, data))
+    if not then:
+        return
+    asked = then.get("asked")
+    before = asked if isinstance(asked, dict) else _asked(data)
+    for key, value in _asked(data).items():
+        if before.get(key) != value:
+            raise _evaluated_on_others(run, data, f"data.{key}={plain(before.get(key))} then, {plain(value)} now")
+    if data.target == IMAGE_FOLDER and (difference := _files_differ(then, data.root, looked)):
+        raise _evaluated_on_others(run, data, difference)
 
 
 def moved(run: Run, root: str | None) -> Config:
@@ -68,7 +115,7 @@ def check_files(run: Run, config: Config, looked: Looked | None = None) -> None:
     """Compares names and sizes of an image folder's files with those that the run was trained on, without a look into them.
 
     It is for what is not going to load the images: a run that is done, and all runs of a sweep before it begins. A folder that
-    is not there, and data of another kind, is not compared.
+    is not there is not compared, and of data of another kind only its name on a hub.
 
     Args:
         looked: what was found already; the points of a sweep mostly share one folder.
@@ -76,20 +123,30 @@ def check_files(run: Run, config: Config, looked: Looked | None = None) -> None:
     Raises:
         UserError: they differ, and the run has something to lose.
     """
-    if config.rerun or config.data.target != IMAGE_FOLDER:
+    now = _on_hub(config.data)
+    if config.rerun or not (now or config.data.target == IMAGE_FOLDER):
         return
-    then = read_mapping(run.folder / RECORD)
-    if not then or not (run.result or run.checkpoint.exists()):
+    if not (run.result or run.checkpoint.exists()):
         return
+    if now and (then := _on_hub(run.config.data)) and then != now:
+        raise _other(run, f"data.path={then} then, {now} now")
+    record = read_mapping(_record(run))
+    if record and not now and (difference := _files_differ(record, config.data.root, looked)):
+        raise _other(run, difference)
+
+
+def _files_differ(then: dict[str, Json], root: str | None, looked: "Looked | None") -> str:
+    """How the files under the root differ from those of a record, in words; empty where they do not, or are not there."""
     looked = {} if looked is None else looked
-    if config.data.root not in looked:
-        looked[config.data.root] = _files(config.data.root)
-    now = looked[config.data.root]
+    if root not in looked:
+        looked[root] = _files(root)
+    now = looked[root]
     if isinstance(now, UserError):
-        raise _other(run, f"now {now}")
-    if now and then.get("files") not in (None, now.fingerprint()):
-        counts: dict[str, Json] = {"train_images": [len(now.train)], "test_images": [len(now.test)]}
-        raise _other(run, _difference(then, {**counts, "classes": [*now.classes]}))
+        return f"now {now}"
+    if not now or then.get("files") in (None, now.fingerprint()):
+        return ""
+    counts: dict[str, Json] = {"train_images": [len(now.train)], "test_images": [len(now.test)]}
+    return _difference(then, {**counts, "classes": [*now.classes]})
 
 
 def _files(root: str | None) -> Files | UserError | None:
@@ -105,6 +162,13 @@ def _files(root: str | None) -> Files | UserError | None:
 def _other(run: Run, difference: str, remedy: str = "") -> UserError:
     remedy = remedy or "bring them back, give data.name=<another> for a new run, or rerun=true to start over"
     return UserError(f"{run.folder} was trained on other images ({difference}): {remedy}")
+
+
+def _evaluated_on_others(run: Run, data: Data, difference: str) -> UserError:
+    return UserError(
+        f"{run.folder} was evaluated on other images named {data.name} ({difference}): give data.name=<another> for these, "
+        "or rerun=true to forget what was measured on those"
+    )
 
 
 def _difference(then: dict[str, Json], now: dict[str, Json]) -> str:

@@ -18,7 +18,7 @@ from moco.runs.run import Run
 from moco.tracking.environment import check_environment
 from moco.training.distributed import agreed, first, joined, say, told
 from moco.training.pretrain import holding, look, now, of_images, tracking
-from moco.training.same_data import keep
+from moco.training.same_data import check_files, keep
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,8 +41,8 @@ def evaluate_weights(asked: WeightsEval) -> float:
 def run_of_weights(asked: WeightsEval) -> Run:
     """The finished run that these weights are, with its kNN; made where it is not there yet.
 
-    Its folder has the weights in checkpoint.pt, so that the file may go. The id follows from the file's bytes, the model, the
-    data and the way that images are looked at.
+    Its folder has the weights in checkpoint.pt, so that the file may go. The id follows from the file's name and bytes,
+    the model, the data and the way that images are looked at.
 
     Raises:
         UserError: the file cannot be read or does not fit the model: nothing is written then.
@@ -56,6 +56,9 @@ def run_of_weights(asked: WeightsEval) -> Run:
             look(run, asked.device)
         if told(run.result) is None or asked.rerun:
             _make(run, asked, config, frozen, weights)
+        else:
+            with agreed():
+                check_files(run, config)
         return run
 
 

@@ -95,6 +95,20 @@ def test_methods_are_apart(finish: Callable[..., Path], tmp_path: Path) -> None:
     )
 
 
+def test_shares_of_held_out_images_are_apart_and_chance_is_told_where_a_measure_is(
+    finish: Callable[..., Path], tmp_path: Path
+) -> None:
+    for share in (0.1, 0.2):
+        for i, temperature in enumerate((0.1, 0.2, 0.4)):
+            linear = {"linear/top1": 60.0, "linear/top5": 90.0} if (share, i) == (0.1, 0) else {}
+            measures = {RANKME: 10 * temperature, **linear}
+            finish(f"data.validation={share}", f"temperature={temperature}", top1=50 + i, measures=measures)
+    found = compare(look(all_runs(tmp_path / "runs"))[0])
+    where = "moco on cifar10, held-out training images"
+    assert [one.where for one in found] == [f"{where} (data.validation={share})" for share in (0.1, 0.2)]
+    assert [dict(one.at_random) for one in found] == [{"knn": pytest.approx(1)}] * 2
+
+
 def test_the_command_has_tables_and_words_or_numbers(runs_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["measures", "--runs-dir", str(runs_dir)]) == 0
     out = capsys.readouterr().out

@@ -85,10 +85,14 @@ def rows() -> list[list[str]]:
     return [list(filter(None, row)) for row in zip_longest(*groups)]
 
 
+WHOLE_BANK = ["cifar_cpu_npid"]  # its m=0 is no queue
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipes_go_with_every_choice_of_every_group(recipe: str) -> None:
     for row in rows():
         needs = [word for choice in row for word in NEEDS.get(choice.partition("=")[2], [])]
+        needs += ["m=64"] if (recipe, "method=moco") in {(name, word) for name in WHOLE_BANK for word in row} else []
         config = checked(f"recipe={recipe}", *row, *needs, "tracker=none")
         for word in row:
             group, _, name = word.partition("=")

@@ -143,6 +143,25 @@ def test_a_free_slot_takes_up_the_best_of_the_paused_while_others_run(
     assert launcher._has_more() and len(launcher.pending) == 1  # those go first
 
 
+def test_a_paused_point_that_another_launcher_has_taken_up_is_not_taken_up_twice(
+    tmp_path: Path, at: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands in another process counts, also while that alone is waited for."""
+    paused = [at(temperature, knn=knn) for temperature, knn in ((0.1, 50.0), (0.2, 60.0), (0.3, 55.0))]
+    elsewhere = at(0.4)
+    launcher = LocalLauncher(LocalOptions(devices="cpu", jobs_per_device=2), sweep_of(tmp_path, [*paused, elsewhere]))
+    launcher.begin([], [elsewhere], paused)
+    monkeypatch.setattr(local, "RANK_EVERY", 0)
+    states = {paused[1].run.folder: State.RUNNING}
+    real = Task.state
+    monkeypatch.setattr(Task, "state", lambda task: states.get(task.run.folder) or real(task))
+    assert launcher._has_more() and names(launcher.waiting) == {"0.4", "0.2"}
+    assert not launcher.pending and names(launcher.paused) == {"0.1", "0.3"}
+    launcher.waiting.clear()
+    states[paused[2].run.folder] = State.DONE
+    assert launcher.finish()[paused[2].run.folder] == State.DONE
+
+
 def test_a_job_asks_at_the_rungs_that_are_not_decided_yet(tmp_path: Path, at: Callable[..., Task]) -> None:
     tasks = [at(0.1, knn=50.0), at(0.2, knn=60.0), at(0.3, knn=55.0)]
     sweep = sweep_of(tmp_path, tasks)

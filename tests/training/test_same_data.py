@@ -1,5 +1,6 @@
 """A run goes on with, is done on and is probed on the images that it was trained on, and on no others."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from moco.runs.identity import folder_name, identity
 from moco.runs.run import Run
 from moco.training.linear_eval import linear_eval
 from moco.training.pretrain import train
-from moco.training.same_data import check_images
+from moco.training.same_data import check_files, check_images
 from moco.training.trainer import Trainer
 
 
@@ -131,6 +132,17 @@ def test_a_finished_run_is_not_done_with_other_images(root: Path, config: Callab
     assert train(config(root)) >= 0  # what is done needs no images
     root.mkdir()
     assert train(config(root)) >= 0  # a disk that is not mounted
+
+
+def test_a_finished_run_is_not_done_with_another_set_of_the_hub_that_ends_in_the_same_word(tiny: Callable[..., Config]):
+    train(asked := tiny("simclr", "epochs=1"))
+    run = Run(Path(asked.runs_dir) / folder_name(asked))
+    config = json.loads((run.folder / "config.json").read_text())
+    config["data"] = {"name": "birds", "_target_": "moco.data.load_huggingface", "path": "a/birds", "validation": 0.0}
+    (run.folder / "config.json").write_text(json.dumps(config))
+    check_files(run, run.config)
+    other = run.config.model_copy(update={"data": run.config.data.model_copy(update={"path": "b/birds"})})
+    assert "(data.path=a/birds then, b/birds now)" in refused(lambda: check_files(run, other))
 
 
 def test_a_run_whose_images_have_moved_is_probed_where_they_are(root: Path, config: Callable[..., Config]):

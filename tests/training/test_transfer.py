@@ -1,5 +1,6 @@
 """The frozen backbone of a run on another data set than its own."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from moco.data import load_image_folder
 from moco.errors import UserError
 from moco.evaluation.features import Labelled
 from moco.evaluation.knn import knn
-from moco.launch.data import refuse_missing
+from moco.launch.data import refuse_changed, refuse_missing
 from moco.launch.preflight import linear_tasks
+from moco.runs.lease import Stopped
 from moco.runs.listing import all_runs
 from moco.runs.run import Run
 from moco.runs.sweep import Sweep
@@ -27,6 +29,7 @@ from moco.training.checkpoint import load_encoder
 from moco.training.components import Components
 from moco.training.linear_eval import linear_eval
 from moco.training.pretrain import summary, train
+from moco.training.signals import Signals
 
 Make = Callable[..., Config]
 
@@ -106,6 +109,58 @@ def test_views_and_grids_transfer_too(run: Run, shapes: Path) -> None:
     assert "chosen" in result["probes"]["half_s/grid"] and "augmented" not in result["probes"]
 
 
+def test_other_images_under_the_name_of_another_set_are_refused_until_they_are_to_replace_it(
+    run: Run, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = ["data=image_folder", f"data.root={shapes}"]
+    linear_eval(run, asked(*here, "data.validation=0.25"))
+    held_out = (run.result or {})["halves/linear_cached/top1"]
+    with pytest.raises(UserError, match=r"images named halves \(data.validation=0.25 then, 0.0 now\): give data.name="):
+        linear_eval(run, asked(*here))
+    with pytest.raises(UserError, match="data.validation=0.25 then"):
+        linear_eval(run, asked(*here, "probe=grid"))
+    moved = tmp_path / "elsewhere" / "halves"
+    shutil.copytree(shapes, moved)
+    linear_eval(run, asked("data=image_folder", f"data.root={moved}", "data.validation=0.25"))
+    assert "has its linear evaluation" in capsys.readouterr().out
+    (moved / "train" / "left" / "0.png").rename(moved / "train" / "right" / "new.png")
+    there = ["data=image_folder", f"data.root={moved}"]
+    with pytest.raises(UserError, match="as many, but not the same"):
+        linear_eval(run, asked(*there, "data.validation=0.25"))
+    Sweep(tmp_path / "runs", "s").record([run.folder.name])
+    words = dict(sweep="s", runs_dir=f"{tmp_path}/runs")
+    with pytest.raises(UserError, match="as many, but not the same"):
+        refuse_changed(linear_tasks(asked(*there, "data.validation=0.25", **words)))
+    assert (run.result or {})["halves/linear_cached/top1"] == held_out
+
+    linear_eval(run, asked(*here, "probe=grid", "rerun=true"))
+    result = run.result or {}
+    assert "halves/linear_grid/top1" in result and "halves/linear_cached/top1" not in result
+    assert "halves/cached" not in result["probes"]
+    linear_eval(run, asked(*here))
+    assert "halves/linear_cached/top1" in (run.result or {})
+
+
+def test_what_was_fitted_to_other_images_does_not_go_on(
+    run: Run, shapes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = ["data=image_folder", f"data.root={shapes}", "data.validation=0.25"]
+    stopped_after_a_step(monkeypatch)
+    with pytest.raises(Stopped):
+        linear_eval(run, asked(*here))
+    assert list(run.folder.glob("probe_*.pt"))
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="data.validation=0.25 then"):
+        linear_eval(run, asked(*here[:2]))
+    linear_eval(run, asked(*here[:2], "rerun=true"))
+    assert not list(run.folder.glob("probe_*.pt"))
+
+
+def stopped_after_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next linear evaluation saves and stops, as after a signal."""
+    monkeypatch.setattr(Signals, "decide", lambda self, due: (True, "SIGTERM"))
+
+
 def test_own_data_and_data_without_labels_are_no_transfer(run: Run, shapes: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="data=digits is what .* was trained on: leave it out"):
         linear_eval(run, asked("data=digits"))
@@ -128,7 +183,7 @@ def test_a_sweep_transfers_and_its_data_is_looked_for_first(run: Run, shapes: Pa
     task.freeze("now")
     assert [path.name for path in run.folder.glob("again.*")] == ["again.halves@linear_cached"]
     linear_eval(run, task.evaluations[0])
-    assert task.missing == ["halves/linear_cached"] or not task.missing
+    assert task.missing == ["halves/linear_cached"]  # the order stands: whoever is not of that launch has not obeyed it
     task.withdraw()
     assert not task.missing and not list(run.folder.glob("again.*"))
     [absent] = linear_tasks(asked("data=image_folder", "data.root=/nowhere/else", **words))

@@ -5,19 +5,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from commands import call
 from common import composed
+from PIL import Image
 
 from moco.analysis.table import lines
 from moco.config.check import check_linear_eval
 from moco.config.components import instantiate
 from moco.config.schema import Config, WeightsEval
 from moco.errors import UserError
+from moco.models import SmallResNet
 from moco.protocols import KNN
 from moco.runs.identity import identity
 from moco.runs.listing import all_runs
+from moco.runs.run import Run
 from moco.training.linear_eval import linear_eval
 from moco.training.pretrain import train
 from moco.training.weights import read, run_of_weights
@@ -62,6 +66,31 @@ def test_weights_score_as_the_run_that_they_are_from(form: str, tiny: Make, tmp_
     file.unlink()  # the folder has them
     linear_eval(run, wanted.of_run(run.id).model_copy(update={"rerun": True}))
     assert run.result and run.result["linear_cached/top1"] == result["linear_cached/top1"]
+
+
+def test_weights_are_no_run_on_other_images_of_the_same_name(tmp_path: Path) -> None:
+    for where, seed in (("a", 0), ("b", 1)):
+        for split in ("train", "test"):
+            for name in ("ant", "bee"):
+                (tmp_path / where / "photos" / split / name).mkdir(parents=True)
+                for i in range(6):
+                    pixels = np.random.default_rng([seed, i]).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                    Image.fromarray(pixels).save(tmp_path / where / "photos" / split / name / f"{i}{where}.png")
+    torch.save(SmallResNet([8, 16]).state_dict(), tmp_path / "w.pth")
+    words = [word for word in SAME if not word.startswith("data")] + [*SMALL, "data=image_folder"]
+
+    def run_on(where: str, *more: str) -> Run:
+        return run_of_weights(
+            asked(tmp_path / "w.pth", tmp_path, *words, f"data.root={tmp_path}/{where}/photos", *more)
+        )
+
+    run = run_on("a")
+    with pytest.raises(UserError, match="was trained on other images"):
+        run_on("b")
+    (tmp_path / "a").rename(tmp_path / "c")
+    assert run_on("c").folder == run.folder
+    wanted = asked(tmp_path / "w.pth", tmp_path, *words, f"data.root={tmp_path}/c/photos")
+    linear_eval(run, wanted.of_run(run.id))  # where they are now
 
 
 def test_weights_are_a_row_of_the_table_without_settings_of_a_training(tmp_path: Path) -> None:
