@@ -80,7 +80,7 @@ TITLES = {
     "stable_pretraining_simclr": "stable-pretraining, SimCLR",
     "solo_learn_simclr": "solo-learn, SimCLR",
 }
-MOMENTS = (0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)  # of the time
+MOMENTS = (0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.7, 0.85, 1)  # of the time
 # Of the time, from the first step on: between them the steps are counted that tell a contestant's speed.
 PACE = (0.01, 0.035)
 SIZES = (32, 40)  # pixels of the images that are scored

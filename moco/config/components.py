@@ -67,7 +67,7 @@ def _may_be_null(parameter: inspect.Parameter | None) -> bool:
     if parameter is None or parameter.default is None or parameter.annotation is inspect.Parameter.empty:
         return True
     kinds = get_args(parameter.annotation) or (parameter.annotation,)
-    return not all(isinstance(kind, type) and kind not in (object, type(None)) for kind in kinds)
+    return not all(isinstance(kind, type) and kind not in (object, Any, type(None)) for kind in kinds)
 
 
 def _check_call(section: Component, make: Any, handed: Mapping[str, object]) -> None:
