@@ -1,6 +1,7 @@
 """python -m moco measures: whether what is measured without labels ranks the runs of a sweep as their accuracies do."""
 
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypedDict
 
@@ -62,17 +63,12 @@ def compare(entries: Sequence[Entry]) -> list[Comparison]:
     """
     groups: dict[tuple[str, str], list[Configuration]] = {}
     for one in configurations([entry for entry in entries if entry.result]):
-        where, held_out = (
-            f"{one.flat['method.name']} on {measured_on(one.flat)}",
-            plain(one.flat.get("data.validation")),
-        )
-        groups.setdefault((where, held_out), []).append(one)
-    several = {
-        where for where, held_out in groups if (where, held_out) != next(key for key in groups if key[0] == where)
-    }
+        where = f"{one.flat['method.name']} on {measured_on(one.flat)}"
+        groups.setdefault((where, plain(one.flat.get("data.validation"))), []).append(one)
+    shares = Counter(where for where, _ in groups)
     made = [
-        _comparison(f"{where} (data.validation={held_out})" if where in several else where, members)
-        for (where, held_out), members in groups.items()
+        _comparison(f"{where} (data.validation={share})" if shares[where] > 1 else where, members)
+        for (where, share), members in groups.items()
     ]
     return [one for one in made if one.relations]
 

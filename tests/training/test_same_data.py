@@ -102,6 +102,17 @@ def test_a_stopped_run_does_not_go_on_with_other_images(
     assert train(moved) >= 0 and run.result  # the same images elsewhere are the same data
 
 
+def test_a_run_that_goes_on_in_another_precision_says_so(
+    root: Path, config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    run = stopped(config(root, "precision=fp32"), monkeypatch)
+    [attempt] = json.loads((run.folder / "provenance.json").read_text())
+    (run.folder / "provenance.json").write_text(json.dumps([{**attempt, "precision": "bf16"}]))
+    train(config(root, "precision=fp32"))
+    out = capsys.readouterr()
+    assert "was trained in bf16 so far, and goes on in fp32" in out.out + out.err
+
+
 def test_as_many_images_that_are_others_are_noticed(
     root: Path, config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ):
