@@ -105,7 +105,7 @@ def test_a_stopped_run_does_not_go_on_with_other_images(
 def test_a_run_that_goes_on_in_another_precision_says_so(
     root: Path, config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    run = stopped(config(root, "precision=fp32"), monkeypatch)
+    run = stopped(config(root, "precision=fp32", "checkpoint_minutes=0"), monkeypatch)
     [attempt] = json.loads((run.folder / "provenance.json").read_text())
     (run.folder / "provenance.json").write_text(json.dumps([{**attempt, "precision": "bf16"}]))
     train(config(root, "precision=fp32"))
