@@ -116,9 +116,14 @@ def run_other(name: str, python: str, race: dict[str, Any], out: Path) -> list[P
                 process.wait()
     snapshots = sorted(out.glob("*.pt"))
     if not (out / "over").exists() or not snapshots:
-        lines = log.read_text(errors="replace").strip().splitlines() or [f"exit code {process.returncode}"]
-        raise RuntimeError(lines[-1][:300])
+        raise RuntimeError(last_line(log, process.returncode))
     return snapshots
+
+
+def last_line(log: Path, code: int | None) -> str:
+    """The end of what a process said; its exit code where it said nothing."""
+    lines = log.read_text(errors="replace").strip().splitlines() or [f"exit code {code}"]
+    return lines[-1][:300]
 
 
 def paced(name: str, python: str, race: dict[str, Any], out: Path) -> dict[str, int]:
@@ -174,8 +179,7 @@ def run_ours(words: list[str], moments: list[float], network: Any, out: Path) ->
                 process.terminate()
             process.wait()
     if code or not snapshots:
-        lines = (out / "log").read_text().strip().splitlines() or [f"exit code {code}"]
-        raise RuntimeError(lines[-1][:300])
+        raise RuntimeError(last_line(out / "log", code))
     return snapshots
 
 

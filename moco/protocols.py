@@ -58,9 +58,14 @@ class Protocol:
 
     def on(self, data: str) -> "Protocol":
         """The same on another data set than the run's own: `cifar100/linear` of `cifar100/linear/top1`."""
-        name = re.sub(r"[^A-Za-z0-9_.-]+", "_", data)
+        name = known_as(data)
         words = f"{self.words} on {name}"
         return replace(self, prefix=f"{name}/{self.prefix}", words=words, data=name, recipe_key=None)
+
+
+def known_as(data: str | None) -> str:
+    """A data set's name as metrics and files have it."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", str(data))
 
 
 KNN = Protocol("knn", "kNN", "kNN", recipe_key="knn")  # on the backbone's features

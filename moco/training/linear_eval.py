@@ -7,7 +7,7 @@ from moco.config.schema import Data, LinearEval, OtherData
 from moco.errors import UserError
 from moco.io import Json
 from moco.output import stand
-from moco.protocols import KNN, Protocol, of_probe
+from moco.protocols import KNN, Protocol, known_as, of_probe
 from moco.runs.lease import BY_HAND, Place
 from moco.runs.run import Run
 from moco.runs.settings import other_settings
@@ -147,7 +147,7 @@ def _forget_others(run: Run, result: dict[str, Json], now: dict[str, Json], data
         check_other(run, data)
         check_images(run, now, other=data)
     except UserError:
-        name = f"{KNN.on(str(data.name)).data}/"
+        name = f"{known_as(data.name)}/"
         probes = result.get("probes")
         for kept in (result, probes if isinstance(probes, dict) else {}):
             for key in [key for key in kept if key.startswith(name)]:

@@ -9,7 +9,7 @@ from moco.config.schema import Config, Data
 from moco.data.files import Files, find_files
 from moco.errors import UserError
 from moco.io import Json, read_mapping, write_json
-from moco.protocols import KNN
+from moco.protocols import known_as
 from moco.runs.run import Run
 from moco.runs.settings import plain
 
@@ -43,7 +43,7 @@ def keep(run: Run, now: dict[str, Json], other: Data | None = None) -> None:
 
 
 def _record(run: Run, other: Data | None = None) -> Path:
-    return run.folder / (f"data@{KNN.on(str(other.name)).data}.json" if other else RECORD)
+    return run.folder / (f"data@{known_as(other.name)}.json" if other else RECORD)
 
 
 def _asked(data: Data) -> dict[str, Json]:

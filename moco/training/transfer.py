@@ -2,7 +2,7 @@
 
 from moco.config.schema import Config, Data
 from moco.errors import UserError
-from moco.protocols import KNN
+from moco.protocols import known_as
 from moco.runs.run import Run
 
 
@@ -16,7 +16,7 @@ def on_other_data(run: Run, data: Data) -> Config:
         UserError: it has the name of the run's own, under which the run's own results are.
     """
     config, result = run.config, run.result or {}
-    if KNN.on(str(data.name)).data == KNN.on(str(config.data.name)).data:
+    if known_as(data.name) == known_as(config.data.name):
         raise UserError(
             f"data={data.name} is what {run.folder} was trained on: leave it out (data.root=... alone says where its images "
             "lie), or give data.name=<another> where these are others"
