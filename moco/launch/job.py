@@ -270,8 +270,8 @@ class Job:
             else:
                 from moco.training.linear_eval import linear_eval
 
-                for asked in self.evaluations:
-                    linear_eval(self.run, asked, place)
+                for i, asked in enumerate(self.evaluations, 1):
+                    linear_eval(self.run, asked, place, more=i < len(self.evaluations))
             _close_ears(place)
         except Paused:
             _close_ears(place)

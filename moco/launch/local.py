@@ -22,7 +22,7 @@ from moco.launch.options import LocalOptions
 from moco.launch.pace import Job, stands
 from moco.launch.telling import Warnings
 from moco.progress import duration
-from moco.runs.lease import Place
+from moco.runs.lease import Place, goes_on
 from moco.runs.state import State
 from moco.runs.sweep import Sweep
 
@@ -198,7 +198,8 @@ class LocalLauncher:
                 if one
                 else f"{len(self.running)} jobs save their checkpoints and stop"
             )
-            _say(f"{self.stopped}: {what}; the same command goes on. Ctrl-C again: do not wait for that")
+            again = goes_on(any(running.task.launch for running in self.running))
+            _say(f"{self.stopped}: {what}; {again}. Ctrl-C again: do not wait for that")
         for running in self.running:
             running.ask_to_stop()
 

@@ -16,6 +16,7 @@ from types import TracebackType
 from moco.errors import UserError
 from moco.launch import children
 from moco.launch import slurm_client as slurm
+from moco.runs.lease import EXIT_STOPPED
 from moco.runs.run import Run, log_of_rank
 
 POLL = 0.2  # seconds between looks at the other ranks
@@ -91,7 +92,8 @@ class Others:
 
     def _watch(self) -> None:
         """Ends rank 0 where another one has failed and it does not find out: it may wait for that one for ever."""
-        while not (bad := [(rank, end) for rank, end in self._ends() if end]):
+        # One that was stopped has waited for rank 0's save; rank 0 may still have a tracker to close.
+        while not (bad := [(rank, end) for rank, end in self._ends() if end not in (0, EXIT_STOPPED)]):
             if self.over.wait(POLL):
                 return
         if self.over.wait(GRACE):

@@ -47,6 +47,15 @@ class Stopped(SystemExit):
         return self.why
 
 
+def goes_on(rerun: bool) -> str:
+    """What to tell somebody whose command was stopped.
+
+    Args:
+        rerun: whether the command would start over.
+    """
+    return f"the same command{' without rerun=true' if rerun else ''} goes on"
+
+
 class Paused(Stopped):
     """The run waits at a rung of successive halving; it has saved its checkpoint."""
 

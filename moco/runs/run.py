@@ -164,8 +164,12 @@ class Run:
 
     def append_metrics(self, line: Mapping[str, Json]) -> None:
         path = self.folder / "metrics.jsonl"
-        with writing(path), open(path, "a") as file:
-            file.write(json.dumps(line) + "\n")
+        with writing(path), open(path, "ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a full disk or a kill has cut the last line short
+                    file.write(b"\n")
+            file.write(json.dumps(line).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 

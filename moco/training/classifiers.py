@@ -17,9 +17,9 @@ from moco.models.modes import eval_mode
 from moco.optim import scaled_lr
 from moco.progress import SHOW_EVERY, Progress
 from moco.protocols import KNN, LINEAR_PROTOCOLS, Protocol, of_probe
-from moco.runs.lease import Lease, Stopped
+from moco.runs.lease import Lease
 from moco.training.checkpoint import load_checkpoint, save_checkpoint
-from moco.training.distributed import Bystander, agreed, first, say, told
+from moco.training.distributed import Bystander, agreed, first, say, stop_together, told
 
 if TYPE_CHECKING:
     from moco.training.components import Components
@@ -89,8 +89,6 @@ class Evaluation:
         finally:
             if self.bar:
                 self.bar.close()
-        if first():  # all have read it
-            self.path.unlink(missing_ok=True)
         return outcome
 
     def _on_views(self, protocol: Protocol, train: Images, test: Images) -> Outcome:
@@ -171,7 +169,7 @@ class Evaluation:
                 if first():
                     save_checkpoint({"probe": self.asked, "fitting": fitting.state(), "done": self.done}, self.path)
         if stop:
-            raise Stopped(stop)
+            stop_together(stop)
 
     def _show(self, fitting: Fitting) -> None:
         """Shows how far a fitting is, each on a bar of its own."""

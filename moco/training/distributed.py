@@ -12,10 +12,11 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from moco.errors import UserError
 from moco.io import Json
+from moco.runs.lease import Stopped
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
@@ -234,6 +235,16 @@ def told(value: T) -> T:
     from moco.ranks import broadcast
 
     return broadcast(value)
+
+
+def stop_together(name: str) -> NoReturn:
+    """Stops all ranks after that signal, none before rank 0 has saved: its watch would take the others for gone.
+
+    Raises:
+        Stopped: always.
+    """
+    told(None)
+    raise Stopped(name)
 
 
 @contextlib.contextmanager

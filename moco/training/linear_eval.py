@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from moco.training.components import Components
 
 
-def linear_eval(run: Run, asked: LinearEval, place: Place = BY_HAND) -> float:
+def linear_eval(run: Run, asked: LinearEval, place: Place = BY_HAND, more: bool = False) -> float:
     """Linear evaluation of a finished run; its numbers join result.json, metrics.jsonl and the same wandb run.
 
     Args:
         asked: of it probe, tracker, device, seed, rerun and data.
+        more: whether something follows, which a signal that has come by the end is to stop.
 
     Returns:
         Top-1 in percent.
@@ -34,10 +35,10 @@ def linear_eval(run: Run, asked: LinearEval, place: Place = BY_HAND) -> float:
         Stopped: a signal came; the checkpoint is saved.
     """
     with joined(asked.device):
-        return _evaluated(run, asked, place)
+        return _evaluated(run, asked, place, more)
 
 
-def _evaluated(run: Run, asked: LinearEval, place: Place) -> float:
+def _evaluated(run: Run, asked: LinearEval, place: Place, more: bool) -> float:
     """What `linear_eval` does, on each of the run's ranks."""
     with agreed():
         look(run, asked.device)
@@ -62,12 +63,14 @@ def _evaluated(run: Run, asked: LinearEval, place: Place) -> float:
             f"{run.folder} has its linear evaluation ({protocol.record}): {summary(result)}{other} (rerun=true repeats it)"
         )
     else:
-        result = _evaluate(run, asked, place, protocol, rerun)
+        result = _evaluate(run, asked, place, protocol, rerun, more)
         print(f"{run.folder}: {summary(result)}")
     return number(result, protocol.top1)
 
 
-def _evaluate(run: Run, asked: LinearEval, place: Place, protocol: Protocol, rerun: bool) -> dict[str, Json]:
+def _evaluate(
+    run: Run, asked: LinearEval, place: Place, protocol: Protocol, rerun: bool, more: bool
+) -> dict[str, Json]:
     """Builds, fits the classifier and adds its accuracies to the result, which it returns."""
     from moco.tracking.environment import check_environment
     from moco.training.checkpoint import load_encoder
@@ -75,7 +78,7 @@ def _evaluate(run: Run, asked: LinearEval, place: Place, protocol: Protocol, rer
     from moco.training.components import Components
     from moco.training.signals import Signals
 
-    with Signals() as signals:
+    with Signals(asked.rerun) as signals:
         with signals.preparing(), agreed():
             check_environment(asked.tracker)
             stand(run.folder)
@@ -109,6 +112,9 @@ def _evaluate(run: Run, asked: LinearEval, place: Place, protocol: Protocol, rer
                     run.append_metrics(line)
                     tracker.log(int(number(result, "steps")), line)
                     run.write_result(result)
+                    checkpoint_of(run, protocol).unlink(missing_ok=True)
+                if more:
+                    signals.obey()
                 return result
 
 

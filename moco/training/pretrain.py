@@ -16,6 +16,7 @@ from moco.protocols import GUESSED, KNN, Protocol, found_in
 from moco.runs.identity import folder_name
 from moco.runs.lease import BY_HAND, Lease, Place
 from moco.runs.run import Run
+from moco.runs.settings import other_settings
 from moco.tracking.tracker import Tracker, open_tracker
 from moco.training.distributed import Bystander, agreed, first, in_words, joined, say, several, told
 from moco.training.same_data import check_files, check_images, keep
@@ -61,6 +62,8 @@ def _trained(
     """What `train` does, on each of the run's ranks."""
     with agreed():
         look(run, config.device)
+    if evaluations is None:
+        evaluations = [config.evaluation()] if config.linear_eval else []
     result = told(run.result)
     if result and not told(config.rerun or run.ordered(KNN.prefix, place.launch)):
         with agreed():
@@ -70,7 +73,7 @@ def _trained(
             with open_tracker(config.tracker, run, config, "train", place) as tracker:
                 tracker.catch_up(run.metrics())
     else:
-        result = _train(config, run, place, rungs)
+        result = _train(config, run, place, rungs, more=bool(evaluations))
         print(f"{run.folder} is done: {summary(result)}")
         if result.get("at_chance"):
             print(
@@ -79,14 +82,17 @@ def _trained(
                 file=sys.stderr,
                 flush=True,
             )
-    if evaluations is None:
-        evaluations = [config.evaluation()] if config.linear_eval else []
-    for asked in evaluations:
-        protocol = asked.protocol
-        if told(protocol.top1 not in (run.result or {}) or run.ordered(protocol.prefix, place.launch)):
+    for i, asked in enumerate(evaluations, 1):
+        protocol, there = asked.protocol, told(run.result) or {}
+        if told(protocol.top1 not in there or run.ordered(protocol.prefix, place.launch)):
             from moco.training.linear_eval import linear_eval
 
-            linear_eval(run, asked, place)
+            linear_eval(run, asked, place, more=i < len(evaluations))
+        elif different := other_settings(there, asked):
+            say(
+                f"its linear evaluation ({protocol.record}) was done with {different}: "
+                f"python linear_eval.py run={run.id} rerun=true, with the probe's settings, repeats it"
+            )
     return number(result, KNN.top1) if scored(result, KNN) else math.nan
 
 
@@ -138,8 +144,12 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _train(config: Config, run: Run, place: Place, rungs: "Rungs | None") -> dict[str, Json]:
-    """Builds, trains, evaluates and writes result.json; nothing is written before all has been built."""
+def _train(config: Config, run: Run, place: Place, rungs: "Rungs | None", more: bool) -> dict[str, Json]:
+    """Builds, trains, evaluates and writes result.json; nothing is written before all has been built.
+
+    Args:
+        more: whether something follows, which a signal that has come by the end is to stop.
+    """
     from moco.runs import provenance
     from moco.tracking.environment import check_environment
     from moco.training.components import Components, two_images
@@ -147,7 +157,7 @@ def _train(config: Config, run: Run, place: Place, rungs: "Rungs | None") -> dic
     from moco.training.signals import Signals
     from moco.training.trial import try_method
 
-    with Signals() as signals:
+    with Signals(config.rerun) as signals:
         with signals.preparing(), agreed():
             check_environment(config.tracker)
             refuse_ranks(config)
@@ -183,6 +193,8 @@ def _train(config: Config, run: Run, place: Place, rungs: "Rungs | None") -> dic
                 lease.check()
                 if first():
                     run.write_result(result)
+                if more:
+                    signals.obey()
                 return result
 
 
@@ -281,10 +293,19 @@ def trainer_of(
 
 
 def _result(parts: "Components", trainer: "Trainer", described: dict[str, Json]) -> dict[str, Json]:
-    """The last epoch is what counts; the best is kept beside it."""
+    """The last epoch is what counts; the best is kept beside it.
+
+    Raises:
+        UserError: metrics.jsonl is gone.
+    """
     from moco.evaluation.accuracy import at_chance
 
-    last = trainer.run.metrics()[-1]
+    # A linear evaluation has lines of its own, where result.json was there before and somebody has removed it.
+    last = next((line for line in reversed(trainer.run.metrics()) if "train/loss" in line), None)
+    if last is None:
+        raise UserError(
+            f"{trainer.run.folder / 'metrics.jsonl'} has no epoch, though the training is done: give rerun=true"
+        )
     guessing = scored(last, KNN) and at_chance(number(last, KNN.top1), parts.data.test_labels)
     return {
         KNN.top1: None,

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from types import FrameType
 
 from moco.ranks import largest
-from moco.runs.lease import Stopped
-from moco.training.distributed import first
+from moco.runs.lease import Stopped, goes_on
+from moco.training.distributed import first, stop_together
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 AT_ONCE = 2.0  # a second Ctrl-C within so many seconds is not taken for another wish
@@ -22,9 +22,13 @@ class Signals:
 
     Inside a SLURM job SIGTERM asks for a checkpoint alone: it announces preemption or the end, and a job that leaves on it
     counts as finished where the partition grants a grace time, so that SLURM would not queue it again.
+
+    Args:
+        rerun: whether the command that is stopped would start over.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rerun: bool = False) -> None:
+        self.goes_on = goes_on(rerun)
         self.received: str | None = None
         self.save = False
         self._first, self._saving, self._preparing = 0.0, False, False
@@ -43,9 +47,9 @@ class Signals:
             return
         self.received, self._first = name, time.monotonic()
         if self._preparing:
-            _say(f"{name}: stops before the first step; the same command goes on")
+            _say(f"{name}: stops before the first step; {self.goes_on}")
             raise Stopped(name)
-        _say(f"{name}: stops as soon as the checkpoint is saved; the same command goes on (Ctrl-C again: stop at once)")
+        _say(f"{name}: stops as soon as the checkpoint is saved; {self.goes_on} (Ctrl-C again: stop at once)")
 
     def decide(self, due: bool) -> tuple[bool, str | None]:
         """Whether to save now, and the signal that asks to stop: what one rank wants, all do, at the same step.
@@ -61,6 +65,15 @@ class Signals:
             self.received, self._first = names[stop - 1], time.monotonic()
             _say(f"{self.received} to another process of this run: all stop as soon as the checkpoint is saved")
         return bool(save), names[stop - 1] if stop else None
+
+    def obey(self) -> None:
+        """Stops where a signal has asked for it, on all ranks; for moments at which there is nothing left to save.
+
+        Raises:
+            Stopped: a signal came.
+        """
+        if stop := self.decide(False)[1]:
+            stop_together(stop)
 
     @contextlib.contextmanager
     def preparing(self) -> Iterator[None]:

@@ -21,13 +21,13 @@ from moco.methods import Shuffled
 from moco.progress import SHOW_EVERY, Progress
 from moco.protocols import KNN, KNN_HEAD
 from moco.ranks import average, own, ranks
-from moco.runs.lease import Lease, Paused, Stopped
+from moco.runs.lease import Lease, Paused
 from moco.runs.run import Run
 from moco.seeding import step_seed
 from moco.tracking.tracker import Tracker
 from moco.training.batches import Batches
 from moco.training.checkpoint import load_checkpoint, save_checkpoint
-from moco.training.distributed import Bystander, agreed, first, told
+from moco.training.distributed import Bystander, agreed, first, stop_together, told
 from moco.training.replica import replicated, settle
 from moco.training.signals import Signals
 
@@ -175,7 +175,7 @@ class Trainer:
                     self._saved = time.monotonic()
                 self.pause_at_rung()
                 if stop and self.step < self.steps:
-                    raise Stopped(stop)
+                    stop_together(stop)
         finally:
             bar.close()
         if first():

@@ -32,7 +32,9 @@ class Watch:
         self.thread.start()
 
     def stop(self) -> None:
+        """Ends the signs of life. A thread that is in torch's code while Python ends would abort the process."""
         self.over.set()
+        self.thread.join(AT_END)
 
     def _watch(self) -> None:
         seen, beat = dict[int, tuple[bytes, float]](), 0

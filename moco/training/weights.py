@@ -116,7 +116,7 @@ def _make(run: Run, asked: WeightsEval, config: Config, frozen: dict[str, Json],
     from moco.training.trial import try_method
 
     began = time.monotonic()
-    with Signals() as signals:
+    with Signals(asked.rerun) as signals:
         with signals.preparing(), agreed():
             check_environment(asked.tracker)
             parts = Components(config, asked.device, pretrained=False)
@@ -129,22 +129,31 @@ def _make(run: Run, asked: WeightsEval, config: Config, frozen: dict[str, Json],
             if told(run.result) is not None and not asked.rerun:  # by another process, while this one was building
                 return
             scores = evaluation(parts, method, views, last=lambda: True)()
-            if not first():
-                return
-            run.clear()
-            write_json(run.folder / "config.json", frozen)
-            keep(run, parts.data_described)
-            provenance.record(run.folder, parts.device, "bf16" if parts.bf16 else "fp32")
-            save_checkpoint({"step": 0, "method": method.state_dict()}, run.checkpoint)
-            with tracking(asked.tracker, run, config, "linear_eval", BY_HAND) as tracker:
-                line: dict[str, Json] = {"epoch": 0, "step": 0, **scores}
-                run.append_metrics(line)
-                tracker.log(0, line)
             lease.check()
-            told_of = {**described, "weights": asked.weights, "seconds": round(time.monotonic() - began, 1)}
-            run.write_result(
-                {KNN.top1: None, **scores, "epochs": 0, "steps": 0, **told_of, **of_images(parts), "finished": now()}
-            )
+            if first():
+                run.clear()
+                write_json(run.folder / "config.json", frozen)
+                keep(run, parts.data_described)
+                provenance.record(run.folder, parts.device, "bf16" if parts.bf16 else "fp32")
+                save_checkpoint({"step": 0, "method": method.state_dict()}, run.checkpoint)
+                with tracking(asked.tracker, run, config, "linear_eval", BY_HAND) as tracker:
+                    line: dict[str, Json] = {"epoch": 0, "step": 0, **scores}
+                    run.append_metrics(line)
+                    tracker.log(0, line)
+                lease.check()
+                told_of = {**described, "weights": asked.weights, "seconds": round(time.monotonic() - began, 1)}
+                run.write_result(
+                    {
+                        KNN.top1: None,
+                        **scores,
+                        "epochs": 0,
+                        "steps": 0,
+                        **told_of,
+                        **of_images(parts),
+                        "finished": now(),
+                    }
+                )
+            signals.obey()  # the linear evaluation follows
 
 
 def _loaded(asked: WeightsEval, weights: "dict[str, Tensor]", encoder: "Module") -> str:

@@ -139,7 +139,7 @@ def test_the_plan_and_its_dry_run(tmp_path: Path, tiny: Tiny, finish: Callable[.
     done(tasks[1], "knn")
     with tasks[2].run.lease(), pytest.raises(Stopped), tasks[3].run.lease():
         tasks[3].run.checkpoint.touch()
-        start, waiting, paused, _ = plan.plan(tasks, False, sweep)
+        start, waiting, paused, *_ = plan.plan(tasks, False, sweep)
         assert (start, waiting, paused) == ([tasks[0]], [tasks[2], tasks[3]], [])
         raise Stopped("SIGTERM")
     rows = [line.split() for line in plan.dry_run(tasks, False, sweep).splitlines()]
@@ -229,7 +229,8 @@ def test_a_job_reads_the_frozen_configuration_and_does_all_that_is_asked(
 ) -> None:
     seen: list[object] = []
     monkeypatch.setattr(pretrain, "train", lambda *given: seen.append(given))
-    monkeypatch.setattr(linear_eval, "linear_eval", lambda run, asked, place: seen.append((asked.probe.name, place)))
+    evaluate = lambda run, asked, place, more: seen.append((asked.probe.name, place, more))  # noqa: E731
+    monkeypatch.setattr(linear_eval, "linear_eval", evaluate)
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
     monkeypatch.setenv("SUBMITIT_LOCAL_JOB_ID", "77")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
@@ -242,7 +243,8 @@ def test_a_job_reads_the_frozen_configuration_and_does_all_that_is_asked(
     assert place == Place("s", "m=64", "local", "77", "4.0", "4")
     seen.clear()
     replace(task, config=None).job(Place("s"))()
-    assert seen == [(name, Place("s", "", "local", "77", None, "4")) for name in ("cached", "augmented")]
+    place = Place("s", "", "local", "77", None, "4")
+    assert seen == [("cached", place, True), ("augmented", place, False)]
 
 
 def test_an_error_before_the_run_is_held_is_recorded_like_a_later_one(

@@ -204,6 +204,8 @@ def test_metrics_survive_a_cut_line_and_rewind(run: Run) -> None:
     with open(run.folder / "metrics.jsonl", "a") as file:
         file.write('{"epoch": 4, "tr')
     assert [line["epoch"] for line in run.metrics()] == [1, 2, 3]
+    run.append_metrics({"epoch": 4})  # a linear evaluation, which rewinds nothing
+    assert [line["epoch"] for line in run.metrics()] == [1, 2, 3, 4]
     run.rewind_metrics(2)
     assert [line["epoch"] for line in run.metrics()] == [1, 2]
 

@@ -1,10 +1,15 @@
-"""Trains a configuration, and sends one rank a signal at a step: python stopped.py '["word", ...]' <step> <rank> <signal>."""
+"""Trains a configuration, and sends one rank a signal at a step: python stopped.py '["word", ...]' <step> <rank> <signal>.
+
+One more number is how many seconds a save takes.
+"""
 
 import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,10 +20,10 @@ from moco.entry import run_or_exit
 from moco.training import trainer, watch
 from moco.training.pretrain import train
 
-step, rank, number = map(int, sys.argv[2:])
-if number == signal.SIGSTOP:
+step, rank, number, *seconds = map(int, sys.argv[2:])
+if number == signal.SIGSTOP or seconds:
     watch.BEAT, watch.SILENCE, watch.AT_END = 0.1, 3.0, 0.1
-seed_of = trainer.step_seed
+seed_of, save = trainer.step_seed, trainer.save_checkpoint
 
 
 def seeded(seed: int, stream: str, at: int) -> int:
@@ -27,6 +32,12 @@ def seeded(seed: int, stream: str, at: int) -> int:
     return seed_of(seed, stream, at)
 
 
+def saved(*given: Any) -> None:
+    time.sleep(sum(seconds))
+    save(*given)
+
+
 torch.set_num_threads(1)
+trainer.save_checkpoint = saved
 trainer.step_seed = seeded
 run_or_exit(lambda: train(checked(*json.loads(sys.argv[1]))))

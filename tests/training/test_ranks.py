@@ -5,17 +5,22 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from common import ENVIRONMENT, TINY
 
 from moco.errors import UserError
 from moco.protocols import MEASURES
 from moco.runs.run import Run
 from moco.runs.state import State
+from moco.training import watch
 from moco.training.distributed import Gone, in_words, joined
 
 HERE = Path(__file__).parent
@@ -163,6 +168,42 @@ def test_a_rank_that_falls_silent_is_not_waited_for(tmp_path: Path) -> None:
     assert first.returncode == 1 and "error: rank 1 of 2 is gone, so all stop" in text
     [path] = (tmp_path / "runs").glob("*/config.json")
     assert Run(path.parent).attempt() == State.KILLED  # no collective on the device would have told it
+
+
+class Slow:
+    """A store that takes its time, as one does on a busy machine."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+
+    def set(self, key: str, value: str) -> None:
+        self.asked.set()
+        time.sleep(0.3)
+
+    def check(self, keys: list[str]) -> bool:
+        return False
+
+
+def test_no_sign_of_life_is_left_in_the_store_where_python_may_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There it would abort a process that has finished its run."""
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(watch, "BEAT", 0.0)
+    slow: Any = Slow()
+    alive = watch.Watch(slow, lambda who: None)
+    assert slow.asked.wait(60)
+    alive.stop()
+    assert not alive.thread.is_alive()
+
+
+def test_no_rank_leaves_before_a_slow_save_has_ended(tmp_path: Path) -> None:
+    """Rank 0 would take it for gone, and end in the middle of the save."""
+    words = json.dumps([*SMALL, *CASES["moco 8 false"], f"runs_dir={tmp_path / 'runs'}"])
+    processes = start(2, "stopped.py", words, "30", "1", str(int(signal.SIGTERM)), "6", cwd=tmp_path)
+    texts = said(processes)
+    assert [process.returncode for process in processes] == [75, 0], texts
+    [path] = tmp_path.glob("runs/*/checkpoint.pt")
+    assert Run(path.parent).attempt() == State.STOPPED and torch.load(path, weights_only=True)["step"] == 31
 
 
 @pytest.mark.parametrize(

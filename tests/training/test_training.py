@@ -15,7 +15,7 @@ from moco.config.schema import Config
 from moco.errors import UserError
 from moco.evaluation import linear_probe
 from moco.models import SmallResNet
-from moco.protocols import LINEAR, LINEAR_CACHED, LINEAR_GRID, LINEAR_MOCO, Protocol
+from moco.protocols import KNN, LINEAR, LINEAR_CACHED, LINEAR_GRID, LINEAR_MOCO, Protocol
 from moco.runs.lease import Stopped
 from moco.runs.run import Run
 from moco.runs.state import State
@@ -169,6 +169,38 @@ def test_signals_save_at_the_next_step(number: int, tiny: Make, monkeypatch: pyt
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # restored for whoever called
 
 
+def test_a_signal_in_the_last_epoch_is_obeyed_before_the_linear_evaluation(
+    tiny: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny("moco", "linear_eval=true", "probe=cached", "probe.epochs=1")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2 * PER_EPOCH - 1)
+        with pytest.raises(Stopped):
+            train(config)
+    run = only(config)
+    assert run.state() == State.DONE and run.attempt() == State.STOPPED
+    assert KNN.top1 in run.result and LINEAR_CACHED.top1 not in run.result
+    train(config)
+    assert LINEAR_CACHED.top1 in run.result
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2 * PER_EPOCH - 1)
+        train(tiny("moco", "seed=1"))  # nothing is left to be stopped
+
+
+def test_what_goes_on_is_the_command_without_rerun(
+    tiny: Make, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for words, said in (
+        ([], "the same command goes on"),
+        (["rerun=true"], "the same command without rerun=true goes on"),
+    ):
+        with monkeypatch.context() as patch:
+            stop_at(patch, 4)
+            with pytest.raises(Stopped):
+                train(tiny("moco", *words))
+        assert said in capfd.readouterr().err
+
+
 def test_sigterm_inside_slurm_saves_and_goes_on(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     saved: list[int] = []
@@ -284,6 +316,53 @@ def test_stopped_linear_evaluation_goes_on(tiny: Make, tmp_path: Path, monkeypat
             linear_eval(run, again)
     other = again.model_copy(update={"probe": asked.probe.model_copy(update={"lr": 0.5})})
     assert linear_eval(run, other) != want
+
+
+def test_a_linear_evaluation_is_kept_until_its_numbers_are_on_disk(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny("moco", "epochs=1", "probe.epochs=3", "probe.batch_size=500")  # three steps per epoch
+    train(config)
+    run, asked = only(config), config.evaluation()
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6, of=linear_probe)
+        with pytest.raises(Stopped):
+            linear_eval(run, asked)
+
+    def full(*_: object) -> None:
+        raise UserError("result.json cannot be written")
+
+    drawn = list[tuple[Any, ...]]()
+    draw = linear_probe.step_seed
+    monkeypatch.setattr(linear_probe, "step_seed", lambda *of: drawn.append(of[1:]) or draw(*of))
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="cannot be written"):
+        patch.setattr(Run, "write_result", full)
+        linear_eval(run, asked)
+    linear_eval(run, asked)
+    assert [step for stream, step in drawn if stream == "probe step"] == 2 * [7, 8]
+    assert LINEAR.top1 in run.result and not list(run.folder.glob("probe_*.pt"))
+
+
+def test_a_result_that_was_removed_comes_back_from_the_checkpoint(tiny: Make) -> None:
+    """To remove it is what a damaged one is refused with."""
+    config = tiny("moco", "epochs=1", "linear_eval=true", "probe=cached", "probe.epochs=1")
+    train(config)
+    run = only(config)
+    before = {key: value for key, value in run.result.items() if "/" in key}
+    assert {KNN.top1, LINEAR_CACHED.top1} <= before.keys()
+    (run.folder / "result.json").unlink()
+    train(config)
+    assert {key: value for key, value in run.result.items() if "/" in key} == before
+    for name in ("result.json", "metrics.jsonl"):
+        (run.folder / name).unlink()
+    with pytest.raises(UserError, match=r"metrics.jsonl has no epoch, though .*: give rerun=true"):
+        train(config)
+
+
+def test_settings_of_a_linear_evaluation_that_is_there_are_told(tiny: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["epochs=1", "linear_eval=true", "probe=cached"]
+    train(tiny("moco", *words, "probe.epochs=1"))
+    assert "was done with" not in capsys.readouterr().err
+    train(tiny("moco", *words, "probe.epochs=2"))
+    assert "linear evaluation (cached) was done with probe.epochs=1: python linear_eval.py" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("protocol", [LINEAR, LINEAR_CACHED, LINEAR_MOCO, LINEAR_GRID])

@@ -1,6 +1,8 @@
 """Weights from elsewhere: a run of their own, by the same ruler as one that was trained here."""
 
+import json
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,15 @@ from moco.config.components import instantiate
 from moco.config.schema import Config, WeightsEval
 from moco.errors import UserError
 from moco.models import SmallResNet
-from moco.protocols import KNN
+from moco.protocols import KNN, LINEAR_CACHED
 from moco.runs.identity import identity
+from moco.runs.lease import Lost, Stopped
 from moco.runs.listing import all_runs
 from moco.runs.run import Run
+from moco.training import evaluation
 from moco.training.linear_eval import linear_eval
 from moco.training.pretrain import train
-from moco.training.weights import read, run_of_weights
+from moco.training.weights import evaluate_weights, read, run_of_weights
 
 Make = Callable[..., Config]
 SAME = ["data=digits", "data.size=8", "k=5", "tracker=none", "device=cpu", "probe=cached", "probe.epochs=2"]
@@ -91,6 +95,52 @@ def test_weights_are_no_run_on_other_images_of_the_same_name(tmp_path: Path) -> 
     assert run_on("c").folder == run.folder
     wanted = asked(tmp_path / "w.pth", tmp_path, *words, f"data.root={tmp_path}/c/photos")
     linear_eval(run, wanted.of_run(run.id))  # where they are now
+
+
+def after_knn(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+    """Does something once kNN of the weights has been measured."""
+    made = evaluation.evaluation
+
+    def evaluation_of(*parts: Any, **more: Any) -> Callable[[], dict[str, float]]:
+        evaluate = made(*parts, **more)
+
+        def evaluated() -> dict[str, float]:
+            scores = evaluate()
+            act()
+            return scores
+
+        return evaluated
+
+    monkeypatch.setattr(evaluation, "evaluation", evaluation_of)
+
+
+def test_weights_that_lost_their_run_leave_it_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(SmallResNet([8, 16]).state_dict(), tmp_path / "w.pth")
+    run = run_of_weights(asked(tmp_path / "w.pth", tmp_path, *SMALL))
+    before = {path: path.read_bytes() for path in run.folder.iterdir() if path.name != "lease.json"}
+
+    def take_over() -> None:
+        lease = run.folder / "lease.json"
+        lease.write_text(json.dumps(json.loads(lease.read_text()) | {"token": "another"}))
+
+    after_knn(monkeypatch, take_over)
+    with pytest.raises(Lost):
+        run_of_weights(asked(tmp_path / "w.pth", tmp_path, *SMALL, "rerun=true"))
+    assert {path: path.read_bytes() for path in run.folder.iterdir() if path.name != "lease.json"} == before
+
+
+def test_a_signal_in_the_knn_of_weights_is_obeyed_before_the_linear_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(SmallResNet([8, 16]).state_dict(), tmp_path / "w.pth")
+    wanted = asked(tmp_path / "w.pth", tmp_path, *SMALL)
+    with monkeypatch.context() as patch:
+        after_knn(patch, lambda: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(Stopped):
+            evaluate_weights(wanted)
+    [run] = all_runs(tmp_path / "runs")
+    assert KNN.top1 in run.result and LINEAR_CACHED.top1 not in run.result
+    assert evaluate_weights(wanted) == run.result[LINEAR_CACHED.top1]
 
 
 def test_weights_are_a_row_of_the_table_without_settings_of_a_training(tmp_path: Path) -> None:
