@@ -16,7 +16,7 @@ from typing import TypeAlias
 from moco.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # errors of a disk that takes no more
-LOCK_SECONDS = 30.0  # a lock is held for milliseconds; who waits longer waits in vain
+LOCK_SECONDS = 30.0  # a lock without signs of life is held for milliseconds; who waits longer waits in vain
 LOCK_TOLD = 2.0  # seconds until it is said who holds it
 BEAT = 10.0  # seconds between signs of life of who holds a lock for long
 Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"

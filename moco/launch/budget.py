@@ -93,18 +93,27 @@ def in_turn(tasks: Sequence[Task]) -> list[Task]:
     return [task for group in sorted(groups, key=lambda group: min(t.run.id for t in group)) for task in group]
 
 
-def promoted(paused: Sequence[Task], sweep: Sweep, tasks: Sequence[Task], gone: Collection[Path] = ()) -> list[Task]:
+def promoted(
+    paused: Sequence[Task],
+    sweep: Sweep,
+    tasks: Sequence[Task],
+    gone: Collection[Path] = (),
+    left_out: Collection[str] | None = None,
+) -> list[Task]:
     """Those of the paused tasks that rank among the best by now, to go on to the next rung.
 
     Args:
         tasks: all of this launch, which compete with those of earlier launches of the sweep.
-        gone: folders of runs that have ended without reaching their rung, and are not waited for.
+        gone: folders of runs that have ended without reaching their rung, and count as last.
+        left_out: folders, by name, of runs that nobody asks for any more; None: what the sweep says.
     """
     halving = next((task.halving for task in paused if task.halving), None)
     if halving is None:
         return []
     names = dict.fromkeys([*sweep.members(), *(task.run.folder.name for task in tasks)])
-    race = Race([Run(sweep.runs_dir / name) for name in names], halving, gone)
+    asked = {task.run.folder.name for task in tasks}
+    out = {*(sweep.left_out() if left_out is None else left_out)} - asked
+    race = Race([Run(sweep.runs_dir / name) for name in names], halving, gone, out)
     verdicts = [(task, race.verdict(task.run)) for task in paused]
     return [replace(task, passed=verdict.reached) for task, verdict in verdicts if verdict.goes_on]
 

@@ -47,24 +47,32 @@ class Halving:
         return f"halving={self.eta} rungs={self.rungs}"
 
 
-def going_on(board: Board, eta: int, rung: int) -> set[str]:
+def going_on(board: Board, eta: int, rung: int, left_out: Collection[str] = ()) -> set[str]:
     """The configurations that go on beyond the rung (0 is the first), as far as the scores are known.
 
     They are the best of those that have arrived there, one of eta, and, once it is known, what synchronous halving takes.
+
+    Args:
+        left_out: configurations that are not waited for.
     """
     arrived = {name: scores[rung] for name, scores in board.items() if len(scores) > rung}
-    return _best(arrived, len(arrived) // eta) | synchronous(board, eta, rung)
+    return _best(arrived, len(arrived) // eta) | synchronous(board, eta, rung, left_out)
 
 
-def synchronous(board: Board, eta: int, rung: int) -> set[str]:
+def synchronous(board: Board, eta: int, rung: int, left_out: Collection[str] = ()) -> set[str]:
     """The configurations that synchronous halving lets go on beyond the rung, at least one; none before all are there.
 
     Successive halving as in Jamieson and Talwalkar (arXiv 1502.07943): all wait at each rung for the last one.
+
+    Args:
+        left_out: configurations that are not waited for: they compete as far as they have come.
     """
     left = set(board)
     for i in range(rung + 1):
-        if any(len(board[name]) <= i for name in left):
+        missing = {name for name in left if len(board[name]) <= i}
+        if not missing <= {*left_out}:
             return set()
+        left -= missing
         left = _best({name: board[name][i] for name in left}, max(1, len(left) // eta))
     return left
 
@@ -102,12 +110,14 @@ class _Configuration:
 
     Attributes:
         scores: of each seed, kNN top-1 at the rungs that it has reached.
+        left_out: whether it has none but seeds that nobody asks for any more.
     """
 
     name: str
     data: tuple[Json, Json]
     scores: list[list[float]] = field(default_factory=list)
     failed: bool = False
+    left_out: bool = False
 
     def means(self, rungs: int) -> list[float]:
         """The scores that it is ranked by."""
@@ -119,11 +129,16 @@ class Race:
 
     Args:
         runs: all of the sweep.
-        gone: folders of runs that have ended without reaching their rung, and are not waited for.
+        gone: folders of runs that have ended without reaching their rung, and count as last.
+        left_out: folders, by name, of unfinished runs that nobody asks for any more. A configuration is ranked without such
+            seeds; one of such seeds alone competes as far as it has come, and is not waited for.
     """
 
-    def __init__(self, runs: Iterable[Run], halving: Halving, gone: Collection[Path] = ()):
+    def __init__(
+        self, runs: Iterable[Run], halving: Halving, gone: Collection[Path] = (), left_out: Collection[str] = ()
+    ):
         self.halving = halving
+        runs = sorted(runs, key=lambda run: run.folder.name in left_out)  # those come last
         self._of: dict[str, _Configuration] = {}
         self._reached: dict[str, list[float]] = {}
         found: dict[Alike, _Configuration] = {}
@@ -132,14 +147,19 @@ class Race:
                 about = _about(str(run.folder))
             except UserError:  # a damaged folder, or one that was removed, holds nobody up
                 continue
-            configuration = found.setdefault(about.alike, _Configuration(run.folder.name, about.data))
-            configuration.name = min(configuration.name, run.folder.name)
+            out = run.folder.name in left_out
+            configuration = found.setdefault(about.alike, _Configuration(run.folder.name, about.data, left_out=out))
             scores = scores_at(run.metrics(), halving.epochs(about.epochs))
+            if out and (not configuration.left_out or not scores):
+                continue
+            configuration.name = min(configuration.name, run.folder.name)
             configuration.scores.append(scores)
             configuration.failed |= _has_failed(run) or (len(scores) < halving.rungs and run.folder in gone)
             self._of[run.folder.name], self._reached[run.folder.name] = configuration, scores
         self._boards: dict[tuple[Json, Json], dict[str, list[float]]] = {}
         for configuration in found.values():
+            if not configuration.scores:
+                continue
             self._boards.setdefault(configuration.data, {})[configuration.name] = configuration.means(halving.rungs)
         self._going: dict[tuple[tuple[Json, Json], int], set[str]] = {}  # decided once, however many ask
 
@@ -156,7 +176,8 @@ class Race:
             there = sum(len(scores) >= reached for scores in mine.scores)
             return Verdict(False, reached, f"waits for its other seeds: {there} of {len(mine.scores)} are here")
         if (mine.data, rung) not in self._going:
-            self._going[mine.data, rung] = going_on(board, self.halving.eta, rung)
+            out = [one.name for one in self._of.values() if one.left_out]
+            self._going[mine.data, rung] = going_on(board, self.halving.eta, rung, out)
         goes_on = mine.name in self._going[mine.data, rung]
         arrived = [scores[rung] for scores in board.values() if len(scores) > rung]
         rank = 1 + sum(score > board[mine.name][rung] for score in arrived)
@@ -238,5 +259,6 @@ class Rungs:
             return None
         rung = self.epochs.index(epoch) + 1
         with locked(self.sweep.folder / "halving.lock"):
-            verdict = Race(self.sweep.runs(), self.halving).verdict(self.run)
+            out = {*self.sweep.left_out()} - {self.run.folder.name}  # somebody asks for this one, as it is at work
+            verdict = Race(self.sweep.runs(), self.halving, left_out=out).verdict(self.run)
         return None if verdict.goes_on else f"paused at epoch {epoch}, rung {rung} of {len(self.epochs)}: {verdict.why}"

@@ -5,6 +5,7 @@ State is read from the runs' folders, never from a launcher's own memory.
 
 import contextlib
 import gc
+import os
 import sys
 import uuid
 from collections import Counter
@@ -25,7 +26,7 @@ from moco.launch.models import refuse_models
 from moco.launch.options import LauncherOptions, LocalOptions, SlurmOptions
 from moco.launch.preflight import collected, in_vain, merged, refuse_unshared
 from moco.launch.slurm import SlurmLauncher
-from moco.runs.lease import EXIT_STOPPED
+from moco.runs.lease import EXIT_STOPPED, Damaged
 from moco.runs.run import Run
 from moco.runs.state import State
 from moco.runs.sweep import Sweep
@@ -42,6 +43,7 @@ class Plan(NamedTuple):
     waiting: list[Task]  # for others, who work on them
     paused: list[Task]  # at a rung, until they rank among the best there
     states: dict[Path, State]
+    left_out: list[str]  # the sweep's unfinished runs, by folder name, that nobody asks for any more
 
 
 class Launcher(Protocol):
@@ -171,8 +173,8 @@ def _begin(launcher: Launcher, sweep: Sweep, tasks: Sequence[Task], rerun: bool)
         UserError: it is refused, or Ctrl-C came; nothing of it stays.
     """
     with sweep.claim():  # of two launchers at once, the second finds the first one's jobs
-        start, waiting, paused, ends = plan(tasks, rerun, sweep)
-        before = sweep.record([task.run.folder.name for task in tasks])
+        start, waiting, paused, ends, left_out = plan(tasks, rerun, sweep)
+        before = sweep.record([task.run.folder.name for task in tasks], left_out)
         done, all_to_start = len(tasks) - len(start) - len(waiting) - len(paused), start
         try:
             start = _frozen(start, uuid.uuid4().hex if rerun else None, ends)
@@ -181,6 +183,10 @@ def _begin(launcher: Launcher, sweep: Sweep, tasks: Sequence[Task], rerun: bool)
             print(
                 f"sweep {sweep.name}: {runs}, {done} done, {at_rungs}{len(waiting)} running elsewhere, {len(start)} to start"
             )
+            if left_out and any(task.halving for task in tasks):
+                print(
+                    f"{counted(len(left_out), 'unfinished run')} of earlier launches: not asked for now, so not waited for"
+                )
             for line in filter(None, [erased(start) if rerun else "", *differing(tasks, start)]):
                 print(line)
             sys.stdout.flush()
@@ -227,16 +233,34 @@ def plan(tasks: Sequence[Task], rerun: bool, sweep: Sweep) -> Plan:
             paused.append(task)
         elif rerun or state != State.DONE:
             start.append(task)
-    promoted = budget.promoted(paused, sweep, tasks)
+    left_out = _left_out(sweep, tasks)
+    promoted = budget.promoted(paused, sweep, tasks, left_out=left_out)
     taken = {task.run.folder for task in promoted}
     paused = [task for task in paused if task.run.folder not in taken]
     halved = any(task.halving for task in start)
-    return Plan([*promoted, *(budget.in_turn(start) if halved else start)], waiting, paused, states)
+    return Plan([*promoted, *(budget.in_turn(start) if halved else start)], waiting, paused, states, left_out)
+
+
+def _left_out(sweep: Sweep, tasks: Sequence[Task]) -> list[str]:
+    """The sweep's unfinished runs, by folder name, that neither these tasks nor anybody else asks for any more."""
+    asked, before = {task.run.folder.name for task in tasks}, sweep.left_out()
+    if all(task.config is None for task in tasks) or any(pid != os.getpid() for pid in sweep.launchers()):
+        return [name for name in before if name not in asked]  # another launcher may ask for the rest
+    others = [Run(sweep.runs_dir / name) for name in sweep.members() if name not in asked]
+    queued, found = slurm.queued(others), list[str]()
+    if queued.away:
+        return [name for name in before if name not in asked]
+    for run in others:
+        with contextlib.suppress(Damaged):
+            state = slurm.corrected(run, run.state(), queued)
+            if state not in (State.DONE, State.RUNNING, State.QUEUED) and not slurm.queued_job(run, queued):
+                found.append(run.folder.name)
+    return found
 
 
 def dry_run(tasks: Sequence[Task], rerun: bool, sweep: Sweep) -> str:
     """The table of runs: state, what would be done, and what varies."""
-    start, waiting, _, states = plan(tasks, rerun, sweep)
+    start, waiting, _, states, _ = plan(tasks, rerun, sweep)
     would = {task.run.folder: "start" for task in start} | {task.run.folder: "await" for task in waiting}
     for task in start:
         if rerun and task.erases():

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import math
 import re
 import shlex
 import shutil
@@ -92,15 +93,23 @@ class SlurmLauncher:
                 return self._follow([*start, *waiting, *self.paused])
             except KeyboardInterrupt:
                 print(f"the jobs go on; follow them with: {hint}", file=sys.stderr)
+                if self._unsent:
+                    print("not all of them were submitted yet: the same command does that", file=sys.stderr)
         else:
             print(f"follow it with: {hint}")
         ends = dict.fromkeys((task.run.folder for task in self.paused), State.PAUSED)
         ends |= dict.fromkeys((task.run.folder for task in start), State.QUEUED)
-        return ends | dict.fromkeys((task.run.folder for task in waiting), State.RUNNING)
+        ends |= dict.fromkeys((task.run.folder for task in waiting), State.RUNNING)
+        return ends | {task.run.folder: State.PENDING for part in self.left for task in part.tasks}
+
+    @property
+    def _unsent(self) -> int:
+        """How many jobs are still to be submitted, the promotion among them."""
+        return sum(len(part.groups) for part in self.left) + self.owed
 
     def _follow(self, tasks: list[Task]) -> dict[Path, State]:
         """Waits for the ends of the tasks and tells each."""
-        failures, ends, limit, before = 0, dict[Path, State](), self.options.fail_fast, 0
+        failures, ends, limit, before = 0, dict[Path, State](), self.options.fail_fast, math.inf
         (pause, longest), warnings = POLL, Warnings()
         while tasks:
             time.sleep(pause)
@@ -109,8 +118,12 @@ class SlurmLauncher:
             queue = slurm.queued(task.run for task in tasks)
             if queue.away:  # the controller restarts now and then; the jobs go on
                 continue
-            if (self.left or self.owed) and len(queue) < before:
+            # There may be room where a job has ended, where some were just taken, and where none of ours is left to end.
+            if (unsent := self._unsent) and (not queue or len(queue) < before):
                 self._submit(self.left)
+                if self._unsent != unsent:  # this look at the queue knows nothing of what was just sent
+                    before = math.inf
+                    continue
             before = len(queue)
             later = [task.run.folder for part in self.left for task in part.tasks]
             # Which of the paused ones go on. One promotion notes the next before it ends.
@@ -125,7 +138,10 @@ class SlurmLauncher:
                 warnings.tell(task.run)
             if limit and failures >= limit and tasks:
                 print(f"fail_fast={limit}: the rest is cancelled", file=sys.stderr)
-                slurm.cancel_jobs([job for task in tasks for job in slurm.queued_jobs(task.run, queue)])
+                promotions = [job for job in promotion.noted(self.sweep) if job in queue]
+                jobs = [job for task in tasks for job in slurm.queued_jobs(task.run, queue)]
+                slurm.cancel_jobs([*promotions, *jobs])  # a promotion would submit others once these have ended
+                self.owed = False
                 ends |= {folder: State.PENDING for folder in later}
                 tasks, self.left = [task for task in tasks if task.run.folder not in later], []
                 limit = 0

@@ -22,6 +22,7 @@ from moco.runs.lease import born, machine
 from moco.runs.listing import all_runs, find
 from moco.runs.run import Run
 
+SILENCE = 60.0  # seconds without a sign of life after which who claims the sweeps is not waited for
 LONGEST = 90  # letters of a name that is made here
 NAME = re.compile(r"[^\W\d][\w.+-]{0,99}|\d[\w.+-]{0,99}")
 NUMBER = re.compile(r"[\d_.]+(e[+-]?\d+)?|null|true|false|nan|inf", re.IGNORECASE)  # what Hydra does not take for text
@@ -96,6 +97,10 @@ class Sweep:
         """The names of its runs' folders; empty where there is no such sweep."""
         return [str(name) for name in self._recorded("runs")]
 
+    def left_out(self) -> list[str]:
+        """The names of its unfinished runs' folders that no launch asks for any more: a halved sweep does not wait for them."""
+        return [str(name) for name in self._recorded("left_out")]
+
     def launches(self) -> list[Launch]:
         """All that were recorded."""
         found = []
@@ -113,14 +118,16 @@ class Sweep:
     def claim(self) -> Iterator[None]:
         """Holds all sweeps of runs_dir while one looks what is to be done and gives it to a queue.
 
+        That takes minutes where there are thousands of points: who waits does so as long as the holder gives signs of life.
+
         Raises:
-            UserError: runs_dir cannot be written, or somebody else holds them for too long.
+            UserError: runs_dir cannot be written, or its holder gives no sign of life.
         """
         fresh, lock = not self.runs_dir.exists(), self.folder.parent / ".lock"
         with self._writing():
             lock.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with locked(lock):
+            with locked(lock, what="gives the points of a sweep to their jobs", silence=SILENCE):
                 yield
         except BaseException:
             if fresh:  # nothing stays of a launch that was refused
@@ -130,8 +137,11 @@ class Sweep:
                     self.runs_dir.rmdir()
             raise
 
-    def record(self, names: Sequence[str]) -> dict[str, Json] | None:
+    def record(self, names: Sequence[str], left_out: Sequence[str] | None = None) -> dict[str, Json] | None:
         """Adds a launch of these runs, by folder name; returns what was recorded before, for `restore`.
+
+        Args:
+            left_out: unfinished runs that no launch asks for any more; None: those of before but these.
 
         Raises:
             UserError: the folder cannot be written, or its file is damaged.
@@ -144,6 +154,8 @@ class Sweep:
                 members = list(dict.fromkeys([*self.members(), *names]))
                 launches = [*self._recorded("launches"), dataclasses.asdict(Launch.now())]
                 record = {"name": self.name, "fixed": self.fixed, "runs": members, "launches": launches}
+                out = [name for name in self.left_out() if name not in names] if left_out is None else [*left_out]
+                record |= {"left_out": out} if out else {}
                 write_json(self.path, record)
         return before
 

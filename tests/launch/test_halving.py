@@ -182,6 +182,9 @@ def test_points_that_are_left_alone_at_the_end_are_the_weakest_and_one_of_few_go
     assert going_on({"a": [1.0], "b": []}, 3, 0) == set()
     assert going_on({"a": [LAST], "b": [LAST]}, 3, 0) == set()
     assert synchronous({"a": [1.0], "b": [2.0, 5.0], "c": [0.0]}, 3, 1) == {"b"}
+    stays = {"a": [3.0, 1.0], "b": [2.0], "c": [1.0], "d": []}
+    assert synchronous(stays, 2, 1) == synchronous(stays, 2, 1, ["b"]) == set()  # d has not arrived
+    assert synchronous(stays, 2, 1, ["b", "d"]) == going_on(stays, 2, 1, ["b", "d"]) == {"a"}
 
 
 def test_a_score_is_that_of_the_first_evaluation_from_the_rung_on() -> None:

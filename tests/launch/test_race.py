@@ -106,12 +106,12 @@ def test_a_plan_takes_up_the_best_of_the_paused_first_and_keeps_seeds_together(
     fresh = [at(t, seed) for seed in (0, 1) for t in (0.4, 0.5)]
     tasks = [*fresh, *paused]
     sweep = sweep_of(tmp_path, tasks)
-    start, waiting, left, _ = plan.plan(tasks, False, sweep)
+    start, waiting, left, *_ = plan.plan(tasks, False, sweep)
     assert (start[0].label, start[0].passed) == ("0.2", 1) and not waiting and names(left) == {"0.1", "0.3"}
     assert [task.passed for task in start[1:]] == [0] * 4
     assert start[1].label == start[2].label != start[3].label == start[4].label
     to_the_end = budget.halved(tasks, HALVING, resume_paused=True)
-    start, _, left, _ = plan.plan(to_the_end, False, sweep)
+    start, _, left, *_ = plan.plan(to_the_end, False, sweep)
     assert len(start) == 7 and not left
     assert {task.label: task.halving for task in start} == {
         **dict.fromkeys(("0.1", "0.2", "0.3"), None),
@@ -170,6 +170,25 @@ def test_a_job_asks_at_the_rungs_that_are_not_decided_yet(tmp_path: Path, at: Ca
     assert first.pause(3) == "paused at epoch 3, rung 1 of 1: rank 3 of the 3 that are here, of 3"
     assert second.pause(3) is None
     assert Rungs(tasks[0].run, sweep, HALVING, 9, passed=1).pause(3) is None
+
+
+def test_what_nobody_asks_for_any_more_is_not_waited_for(tmp_path: Path, at: Callable[..., Task]) -> None:
+    """A third seed and a fourth temperature that a later launch leaves out: whether they failed or never began."""
+    tasks = [at(t, seed, 60 - 10 * t) for t in (0.1, 0.2, 0.3) for seed in (0, 1)]
+    dropped = [*(at(t, 2) for t in (0.1, 0.2, 0.3)), at(0.4)]
+    for task in dropped:
+        task.freeze()
+    dropped[0].run.fail(UserError("the loss became infinite"))
+    everyone, best = [*tasks, *dropped], tasks[0].run
+    sweep = sweep_of(tmp_path, everyone)
+    assert not budget.promoted(tasks, sweep, everyone)
+    start, _, left, _, left_out = plan.plan(tasks, False, sweep)
+    assert [task.label for task in start] == ["0.1", "0.1"] and names(left) == {"0.2", "0.3"}
+    assert {*left_out} == {task.run.folder.name for task in dropped}
+    assert Rungs(best, sweep, HALVING, 9).pause(3)
+    sweep.record([task.run.folder.name for task in tasks], left_out)
+    assert Rungs(best, sweep, HALVING, 9).pause(3) is None
+    assert not plan.plan(everyone, False, sweep).left_out  # asked for again
 
 
 def test_what_it_has_cost_and_will_cost(tmp_path: Path, tiny: Tiny, at: Callable[..., Task]) -> None:

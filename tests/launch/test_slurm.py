@@ -11,7 +11,7 @@ from submitit.core.utils import FailedJobError
 
 from moco.config.schema import Config
 from moco.errors import UserError
-from moco.launch import promotion, slurm, slurm_client
+from moco.launch import plan, promotion, slurm, slurm_client
 from moco.launch.halving import Halving
 from moco.launch.job import Task
 from moco.launch.options import SlurmOptions
@@ -260,6 +260,58 @@ def test_a_paused_point_is_told_of_when_no_promotion_is_left(
     monkeypatch.setattr(slurm.time, "sleep", lambda seconds: None)
     assert made._follow([task]) == {task.run.folder: State.PAUSED}
     assert next(looks, None) is None and capsys.readouterr().out == "paused  seed=0\n"
+
+
+def test_what_had_no_room_at_all_is_sent_once_there_is_some(
+    launcher: Callable[..., SlurmLauncher],
+    tasks: Tasks,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Though no job of the sweep's is there whose end would tell."""
+    sbatch, made, two, looks = Sbatch(0), launcher(wait=True), tasks(2), list[float]()
+    monkeypatch.setattr(SlurmLauncher, "_send", lambda self, executor, part: sbatch(executor, part))
+    monkeypatch.setattr(slurm_client, "forget_job", lambda: None)
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        assert len(looks) < 9, "it waits for ever"
+        sbatch.room = 2 * (len(looks) > 3)
+        for task in two if sbatch.sent else []:
+            task.run.write_result({"knn/top1": 50.0})
+
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    made._submit(made._arrays(two))
+    assert made.left and not sbatch.sent
+    made.start, made.waiting, made.paused = two, [], []
+    monkeypatch.setattr(slurm.time, "sleep", interrupted)
+    assert plan.exit_code(made.finish()) == 75
+    assert "not all of them were submitted yet: the same command does that" in capsys.readouterr().err
+    monkeypatch.setattr(slurm.time, "sleep", sleep)
+    assert made.finish() == {task.run.folder: State.DONE for task in two}
+    assert not made.left and sum(sbatch.sent) == 2
+
+
+def test_fail_fast_takes_the_promotion_out_of_the_queue(
+    launcher: Callable[..., SlurmLauncher], tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would submit others once those that are cancelled have ended."""
+    failed, paused = (replace(task, halving=Halving(3, 1)) for task in tasks(2))
+    made, cancelled = launcher(wait=True, fail_fast=1), list[str]()
+    made.sweep.record([])
+    failed.run.fail(UserError("the loss became infinite"))
+    with pytest.raises(Paused), paused.run.lease("train", place=Place("s", queue="slurm", job="1")):
+        raise Paused("rank 2")
+    promotion.note(made.sweep, "9")
+    looks = iter([["9"], []])
+    look = lambda runs: slurm_client.Queue(dict.fromkeys(next(looks), slurm_client.QueueEntry("PENDING")))  # noqa: E731
+    monkeypatch.setattr(slurm_client, "queued", look)
+    monkeypatch.setattr(slurm_client, "cancel_jobs", cancelled.extend)
+    monkeypatch.setattr(slurm.time, "sleep", lambda seconds: None)
+    assert made._follow([failed, paused]) == {failed.run.folder: State.FAILED, paused.run.folder: State.PAUSED}
+    assert cancelled == ["9"]
 
 
 def test_jobs_that_cannot_be_taken_back_are_named_and_keep_their_folders(
