@@ -24,7 +24,7 @@ def cancel(runs: Sequence[Run], launchers: Sequence[int], sweeps: Collection[str
     Raises:
         UserError: SLURM does not answer; what needs none of it is done.
     """
-    said = [f"launcher {pid} told to stop its jobs" for pid in launchers if _terminate(pid)]
+    said = [f"launcher {pid} {how}" for pid in launchers if (how := _terminate(pid, "told to stop its jobs"))]
     with _alone(runs):
         queue = slurm.queued(runs)
         noted = [job for name in sweeps if runs for job in promotion.noted(Sweep(runs[0].folder.parent, name))]
@@ -44,7 +44,7 @@ def cancel(runs: Sequence[Run], launchers: Sequence[int], sweeps: Collection[str
 
 @contextlib.contextmanager
 def _alone(runs: Sequence[Run]) -> Iterator[None]:
-    """Waits for who is submitting jobs, so that none comes into the queue that was not seen; not for long."""
+    """Waits for who is submitting jobs and gives signs of life, so that none comes into the queue that was not seen."""
     with contextlib.ExitStack() as held:
         if runs and shutil.which("squeue"):
             with contextlib.suppress(UserError):
@@ -84,13 +84,16 @@ def _stop(run: Run, cancelled: Collection[str]) -> str:
         return ""
     if holder.machine != machine():
         return f"{run.folder.name} runs as process {holder.pid} on {holder.host}: cancel it from there"
-    return f"{run.folder.name}: process {holder.pid} told to save and stop" if _terminate(holder.pid) else ""
+    how = _terminate(holder.pid, "told to save and stop")
+    return f"{run.folder.name}: process {holder.pid} {how}" if how else ""
 
 
-def _terminate(pid: int) -> bool:
-    """Whether there was a process to send SIGTERM to: it may have ended since it was looked at."""
+def _terminate(pid: int, done: str) -> str:
+    """Sends the process SIGTERM: `done`, or why that could not be; "" where it has ended since it was looked at."""
     try:
         os.kill(pid, signal.SIGTERM)
     except ProcessLookupError:
-        return False
-    return True
+        return ""
+    except PermissionError:
+        return "is another user's, who alone can stop it"
+    return done

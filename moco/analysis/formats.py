@@ -138,12 +138,14 @@ def rewrite_block(path: Path, text: str) -> None:
     """Puts the text between the marks in the Markdown file at `path`.
 
     Raises:
-        UserError: there is no such file, or it has no such marks.
+        UserError: there is no such file, it is not UTF-8, or it has no such marks.
     """
     try:
-        before, _, rest = path.read_text().partition(MARKS[0])
+        before, _, rest = path.read_text(encoding="utf-8").partition(MARKS[0])
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8: save it as that") from error
     _, mark, after = rest.partition(MARKS[1])
     if not mark:
         raise UserError(f"{path} has no {MARKS[0]} followed by {MARKS[1]}: write both where the table should stand")

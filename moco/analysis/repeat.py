@@ -21,7 +21,8 @@ def resuming(run: Run, runs_dir: Path | str) -> str:
     job = run.job()
     if job and job.queue == "slurm":
         if launches := Sweep(run.folder.parent, job.sweep).launches():
-            return _as_typed(launches[-1].command)
+            before = [launch for launch in launches if launch.time <= job.submitted]  # later ones may be of other runs
+            return _as_typed((before or launches)[-1].command)
         raise UserError(f"the sweep {job.sweep} does not say by which command it was launched: give that again")
     return alone(run, runs_dir)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from moco.analysis.numbers import Reached, is_number
 from moco.analysis.statistics import Score
-from moco.analysis.table import ACCURACIES, EPOCH, Cell, Line, Row
+from moco.analysis.table import ACCURACIES, EPOCH, TRANSFER, Cell, Line, Row
 from moco.errors import UserError
 from moco.runs.settings import plain
 
@@ -48,13 +48,14 @@ def select(lines: Sequence[Line], where: str = "", sort: str = "", columns: Sequ
     names = {_head(name, lines): _column(name, lines) for name in columns}
     if EPOCH in lines[0].row and set(ACCURACIES) & set(names.values()) and EPOCH not in names.values():
         names[EPOCH] = EPOCH
-    rows: dict[tuple[str, str, str], Row] = {}
+    rows: dict[tuple[str, ...], Row] = {}
     for line in lines:
         for row in filter(None, (line.row, line.published)):
             others = _others(line) if row is line.row else {}
             kept: Row = {name: row[key] if key in row else others.get(key) for name, key in names.items()}
             # A published row stands once, whatever was varied around its recipe.
-            rows[str(row["Protocol"]), str(row["path"]), str(row["Top-1"])] = kept if columns else row
+            scored = (row["Protocol"], row.get(TRANSFER), row["path"], row["Top-1"])
+            rows[tuple(map(str, scored))] = kept if columns else row
     return list(rows.values())
 
 

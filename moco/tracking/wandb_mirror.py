@@ -41,6 +41,7 @@ class WandbMirror(Tracker):
     def __init__(self, asked: Tracking, run: Run, config: Config, job_type: str, place: Place):
         self.run: wandb.Run | None = None
         self.folder: Path | None = None  # wandb's, of this attempt
+        self.owes = bool(run.metrics())  # whether lines of earlier attempts are still to be repeated in this one
         job = run.job()  # knows the sweep and the label also where the run goes on by hand
         group = asked.group or place.sweep or (job.sweep if job else None)
         name = display_name(run, _agent_label() or place.label or (job.label if job else os.environ.get("WANDB_NAME")))
@@ -113,6 +114,7 @@ class WandbMirror(Tracker):
                 self._log(step, line)
             elif "train/loss" not in line and any("/" in key and key not in known for key in line):
                 self._log(step, line)
+        self.owes = False
 
     def log(self, step: int, metrics: Mapping[str, Json]) -> None:
         if self.run is not None:
@@ -135,7 +137,7 @@ class WandbMirror(Tracker):
         except TimeoutError:  # the network went away
             _say(f"W&B has not taken all of this run within {FINISH_SECONDS:.0f} s: {LATER}")
             return
-        if self.folder is not None:
+        if self.folder is not None and not self.owes:
             (self.folder / WHOLE).touch()
 
     def _try(self, call: Callable[[], None]) -> None:

@@ -1,6 +1,7 @@
 """Cancelling: processes are told to stop, what cannot be reached is named."""
 
 import dataclasses
+import os
 import signal
 import subprocess
 import sys
@@ -47,6 +48,22 @@ def test_launchers_are_told_first_and_those_that_have_ended_are_left_out(process
     ended.wait()
     assert cancel([], [ended.pid, process.pid]) == [f"launcher {process.pid} told to stop its jobs"]
     assert process.wait(30) == -signal.SIGTERM
+
+
+def test_what_is_another_users_is_named_and_the_rest_is_told(process, finish, monkeypatch) -> None:
+    here, kill = Run(finish("seed=0", epochs=3)), os.kill
+    hold(here, process.pid, machine())
+
+    def refuse(pid: int, number: int) -> None:
+        if pid != process.pid:
+            raise PermissionError
+        kill(pid, number)
+
+    monkeypatch.setattr(os, "kill", refuse)
+    assert cancel([here], [1]) == [
+        "launcher 1 is another user's, who alone can stop it",
+        f"{here.folder.name}: process {process.pid} told to save and stop",
+    ]
 
 
 def test_a_damaged_run_does_not_keep_the_others_from_being_cancelled(process, finish) -> None:

@@ -116,6 +116,9 @@ def test_a_block_of_a_page_is_rewritten_and_a_page_without_one_is_refused(tmp_pa
         rewrite_block(page, "| new |")
     with pytest.raises(UserError, match="cannot be read"):
         rewrite_block(tmp_path / "absent.md", "| new |")
+    page.write_bytes("Müller <!-- table --><!-- /table -->".encode("latin-1"))
+    with pytest.raises(UserError, match="page.md is not UTF-8"):
+        rewrite_block(page, "| new |")
 
 
 @pytest.fixture

@@ -84,6 +84,12 @@ def test_rows_that_none_passes(grid):
     assert grid(where="m>1e9", sort="Top-1", columns=["temperature"]) == []
 
 
+def test_equal_scores_on_two_data_sets_are_two_rows(finish, tmp_path: Path):
+    finish("seed=0", top1=50.0, linear_cached=10.0, **{"cifar100/linear_cached": 10.0})
+    rows = select(lines(all_runs(tmp_path / "runs")))
+    assert [row["Protocol"] for row in rows] == ["kNN", "Linear (cached)", "Linear (cached)"]
+
+
 def test_a_published_row_stays_below_ours_when_sorted(finish, tmp_path: Path):
     finish("recipe=simclr_leftthomas", top1=60.0)
     finish("recipe=simclr_leftthomas", "temperature=0.3", top1=95.0)

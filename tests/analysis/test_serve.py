@@ -365,6 +365,9 @@ def test_a_run_of_slurm_goes_on_by_its_sweeps_command_and_what_has_none_says_so(
     Sweep(tmp_path / "runs", "both").record([run.folder.name])
     run.note_job("12_0", "log", "slurm", "both")
     assert resuming(run, "runs") == "python " + shlex.join(typed)
+    monkeypatch.setattr(sys, "argv", ["linear_eval.py", "sweep=both", "hydra/launcher=slurm"])
+    Sweep(tmp_path / "runs", "both").record([])  # of the runs that are done
+    assert resuming(run, "runs") == "python " + shlex.join(typed)
     (run.folder / "job.json").unlink()
     frozen = json.loads((run.folder / "config.json").read_text())
     (run.folder / "config.json").write_text(json.dumps(frozen | {"seed": 5}))

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import wandb
-from tracked import CONFIG, LINES, SETTINGS
+from tracked import CONFIG, LINES, SETTINGS, STEPS
 
 from moco.config.schema import Tracking
+from moco.errors import UserError
 from moco.runs.lease import BY_HAND, Place
 from moco.runs.run import Run
 from moco.tracking.tracker import Tracker, open_tracker
+from moco.tracking.wandb_mirror import folders, is_whole
 
 pytestmark = pytest.mark.usefixtures("without_login")
 
@@ -44,6 +46,18 @@ def of(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
 def history(records: list[dict[str, Any]]) -> list[tuple[int, dict[str, float]]]:
     items = [entry["item"] for entry in of(records, "history")]
     return [(item["_step"], {k: v for k, v in item.items() if not k.startswith("_")}) for item in items]
+
+
+def test_an_attempt_that_ends_before_it_has_caught_up_is_not_whole(run: Run):
+    """Else sync would take it for the newest state of the run, and lose what the attempts before it have logged."""
+    for line in STEPS:
+        run.append_metrics(line)
+    with pytest.raises(UserError), open_tracker(SETTINGS, run, CONFIG, "train", BY_HAND):
+        raise UserError("the checkpoint is cut short")
+    assert not is_whole(folders(run)[-1])
+    with open_tracker(SETTINGS, run, CONFIG, "train", BY_HAND) as tracker:
+        tracker.catch_up(run.metrics())
+    assert is_whole(folders(run)[-1])
 
 
 def test_what_is_logged_is_what_wandb_holds(run: Run, capfd):
