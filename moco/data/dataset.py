@@ -17,7 +17,7 @@ class Dataset:
 
     Attributes:
         bank_images, bank_labels: labelled images that are not trained on, where the training images have no labels.
-        files: see moco.data.files.Files.fingerprint; None where the images are not files of the user's.
+        files: see moco.data.files.Files.fingerprint and tree_fingerprint; None where the images are not files of the user's.
     """
 
     train_images: AnyImages

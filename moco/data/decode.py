@@ -1,5 +1,6 @@
 """An image file as pixels, and pixels as JPEG and back."""
 
+import errno
 import io
 from typing import BinaryIO
 
@@ -14,7 +15,7 @@ except ImportError:
 
 QUALITY = 90  # of JPEG
 LONGEST = 2  # the longer side at most so many times the shorter one, since images of a batch are padded to the longest
-DECODER = 2  # of what stands below: raised when the same file gives other pixels from now on
+DECODER = 3  # of what stands below: raised when the same file gives other pixels from now on
 ORIENTATION = 0x0112  # the EXIF tag
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -28,14 +29,22 @@ TURNS = {
 
 
 class Unreadable(Exception):
-    """A file that gives no pixels, and why."""
+    """A file that gives no pixels, and why.
+
+    Attributes:
+        lasting: whether the file itself is the reason, and not the machine that reads it.
+    """
+
+    def __init__(self, why: str, lasting: bool = True):
+        super().__init__(why)
+        self.lasting = lasting
 
 
 def read_image(source: str | BinaryIO, size: int | None) -> NDArray[np.uint8]:
     """The first image in a file, as people see it: turned as its EXIF orientation says, in RGB, uint8 [H, W, 3].
 
-    Gray images of 16 bits keep their eight highest, and floating-point ones (TIFF) reach from 0, black, to 1, white. What lies
-    under a transparent pixel is shown.
+    Gray images of 12 or 16 bits keep their eight highest, and floating-point ones (TIFF) reach from 0, black, to 1, white. What
+    lies under a transparent pixel is shown.
 
     Args:
         source: a path, or what Pillow reads from.
@@ -95,7 +104,9 @@ def _upright(source: str | BinaryIO) -> Image.Image:
         raise Unreadable("it has too many pixels") from error
     except Exception as error:  # Pillow raises whatever the damage leads to
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()).partition(" '/")[0][:120]
-        raise Unreadable(reason or type(error).__name__) from error
+        # Pillow's own errors have no number; an offset that is damaged leads to EINVAL.
+        machine = isinstance(error, MemoryError) or getattr(error, "errno", None) not in (None, errno.EINVAL)
+        raise Unreadable(reason or type(error).__name__, lasting=not machine) from error
 
 
 def _orientation(image: Image.Image) -> int:
@@ -109,10 +120,11 @@ def _orientation(image: Image.Image) -> int:
 def _in_8_bits(image: Image.Image) -> Image.Image:
     """The image itself, or in 8 bits where Pillow has it in more and would clip it."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        levels = np.asarray(image).astype(np.uint32)
-        if getattr(image, "tag_v2", {}).get(262) == 0:  # a TIFF in which 0 is white; Pillow inverts 8 bits alone
-            levels = 65535 - levels
-        return Image.fromarray((levels >> 8).astype(np.uint8))
+        levels, tags = np.asarray(image).astype(np.uint32), getattr(image, "tag_v2", {})
+        bits = (tags.get(258) or (16,))[0]  # a TIFF may have 12, which Pillow does not stretch
+        if tags.get(262) == 0:  # a TIFF in which 0 is white; Pillow inverts 8 bits alone
+            levels = (1 << bits) - 1 - levels
+        return Image.fromarray((levels >> (bits - 8)).astype(np.uint8))
     if image.mode == "I":
         raise Unreadable("32-bit integers do not tell what is white; save it with 8 or 16 bits")
     if image.mode == "F":

@@ -1,5 +1,6 @@
 """The image files of a folder by split and class. Imports no torch, since a sweep looks here before it starts a job."""
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -15,6 +16,9 @@ from moco.errors import UserError
 SUFFIXES = frozenset(
     ".apng .avif .bmp .dib .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
 )
+DATA = frozenset(
+    ".arrow .csv .gz .jsonl .parquet .tar .tsv .zip .zst".split()
+)  # of data sets that are no folders of images
 # What archives, file servers and Windows put beside people's files, apart from names that begin with a point.
 NOT_THE_USERS = frozenset(["__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found", "System Volume Information"])
 UNLABELLED = ("unlabelled", "unlabeled")  # folders of images without a label, in train/ or beside it
@@ -60,6 +64,27 @@ class Files:
         for file in self.all():
             digest.update(os.fsencode(file.name) + b"\0%d\0" % file.size)
         return digest.hexdigest()[:16]
+
+
+def tree_fingerprint(folder: Path) -> str:
+    """A word that follows from names and sizes of the files of a folder that hold data, wherever it lies.
+
+    Those do not that are hidden, that `datasets` keeps there, and that belong to a run.
+    """
+    digest = hashlib.sha256()
+    for place, folders, names in os.walk(folder):
+        if "lease.json" in names:
+            folders.clear()
+            continue
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = os.path.join(place, name)
+            if name.startswith((".", "cache-")) or os.path.splitext(name)[1].lower() not in SUFFIXES | DATA:
+                continue
+            with contextlib.suppress(OSError):
+                size = os.stat(path).st_size
+                digest.update(os.fsencode(os.path.relpath(path, folder)) + b"\0%d\0" % size)
+    return digest.hexdigest()[:16]
 
 
 def shown(path: str | Path) -> str:

@@ -1,6 +1,7 @@
 """Hugging Face data sets of images, from the hub or from a folder."""
 
 import io
+import re
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -8,7 +9,8 @@ import torch
 from torch import Tensor
 
 from moco.data.dataset import Dataset
-from moco.data.files import absolute
+from moco.data.decode import Unreadable
+from moco.data.files import absolute, tree_fingerprint
 from moco.data.packing import packed_set
 from moco.data.source import How, Source
 from moco.data.there import check_hub
@@ -46,32 +48,41 @@ def load_huggingface(
     train = splits["train"]
     _check_columns(train, path, image, label)
     classes = _classes(train, label)
-    labelled = {
-        name: (splits[name], _labels(splits[name], label, classes, path))
-        for name in ("train", *EVALUATED)
-        if name in splits
-    }
-    test = next((name for name in EVALUATED if name in labelled and bool((labelled[name][1] >= 0).any())), None)
-    rows = [(name, i) for name in ("train", test) if name for i in range(len(labelled[name][1]))]
-    whole = {name: split.cast_column(image, _undecoded()) for name, (split, _) in labelled.items()}
-    marks = {name: getattr(split, "_fingerprint", "") for name, (split, _) in labelled.items()}
+    labels = {name: _labels(splits[name], label, classes, path) for name in ("train", *EVALUATED) if name in splits}
+    test = next((name for name in EVALUATED if name in labels and bool((labels[name] >= 0).any())), None)
+    taken = {"train": torch.arange(len(labels["train"]))}
+    said = []
+    if test:
+        taken[test] = (labels[test] >= 0).nonzero().flatten()
+        if without := len(labels[test]) - len(taken[test]):
+            said.append(f"{path}: images of {test} that have no label are left out ({without})")
+    rows = [(name, i) for name, numbers in taken.items() for i in numbers.tolist()]
+    # Other columns of a row are not decoded.
+    whole = {name: splits[name].select_columns([image]).cast_column(image, _undecoded()) for name in taken}
+    marks = {name: getattr(splits[name], "_fingerprint", "") for name in taken}
 
     def open_row(row: int) -> str | BinaryIO:
         name, i = rows[row]
         found = whole[name][i][image]
+        if found is None:
+            raise Unreadable("its row has none")
         return io.BytesIO(found["bytes"]) if found["bytes"] is not None else str(found["path"])
 
     folder = absolute(path)
     source = Source(
         root=folder if folder.is_dir() else Path(path),
         states=(f"{marks[name]} {name} {image} {i}".encode() for name, i in rows),
-        labels=torch.cat([labels for name, (_, labels) in labelled.items() if name in ("train", test)]),
+        labels=torch.cat([labels[name][numbers] for name, numbers in taken.items()]),
         classes=classes,
-        parts=[len(labelled["train"][1]), 0, len(labelled[test][1]) if test else 0],
+        parts=[len(taken["train"]), 0, len(taken[test]) if test else 0],
         open=open_row,
         called=lambda row: f"{path}: image {rows[row][1]} of {rows[row][0]}",
+        said=said,
+        part=re.sub(r"[^\w.-]+", "_", "-".join(filter(None, [subset, image if image != "image" else None]))),
     )
-    return packed_set(source, How(packed, size, skip_corrupt), cache)
+    data = packed_set(source, How(packed, size, skip_corrupt), cache)
+    data.files = tree_fingerprint(folder) if folder.is_dir() else None
+    return data
 
 
 def _splits(path: str, subset: str | None) -> dict[str, Any]:
@@ -88,7 +99,9 @@ def _splits(path: str, subset: str | None) -> dict[str, Any]:
     except Exception as error:  # it raises whatever the files or the hub lead to
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"data.path={path} cannot be loaded ({reason}): give a name on the hub, or a folder") from error
-    return dict(found) if isinstance(found, dict) else {"train": found}
+    splits = dict(found) if isinstance(found, dict) else {"train": found}
+    # A set that was saved in the form of another library's tensors is read as any other.
+    return {name: split.with_format(None) if split.format["type"] else split for name, split in splits.items()}
 
 
 def _undecoded() -> Any:
@@ -135,7 +148,7 @@ def _labels(split: Any, label: str | None, classes: list[str], path: str) -> Ten
     values = _values(split, label)
     if getattr(split.features[label], "names", None):
         return torch.tensor([-1 if value is None else value for value in values], dtype=torch.int64)
-    numbers = {name: i for i, name in enumerate(classes)} | {"None": -1}
-    if unknown := {str(value) for value in values} - numbers.keys():
+    numbers = {name: i for i, name in enumerate(classes)}
+    if unknown := {str(value) for value in values if value is not None} - numbers.keys():
         raise UserError(f"{path} has the class {min(unknown)} in another split alone: its splits need the same classes")
-    return torch.tensor([numbers[str(value)] for value in values], dtype=torch.int64)
+    return torch.tensor([-1 if value is None else numbers[str(value)] for value in values], dtype=torch.int64)

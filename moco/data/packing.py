@@ -63,7 +63,7 @@ def packed(source: Source, how: How, cache: str | None) -> Pack:
     if not len(source.labels):
         raise refuse(source.bad, len(source.bad))
     keys = _keys(source.states, how)
-    paths = candidates(source.root, how.name, cache)
+    paths = candidates(source.root, "-".join(filter(None, [source.part, how.name])), cache)
     for path in paths:
         if pack := _opened(path, keys, source, how):
             return pack
@@ -122,7 +122,7 @@ def _make(path: Path, keys: Records, source: Source, how: How, held: bool) -> Pa
         _room(path.parent, n, len(missing), how)
         print(f"decoding {len(missing)} of {n} images", file=sys.stderr, flush=True)
         bad = _decode(part, words, missing, source, how)
-        unread = source.bad + [(source.called(row), reason) for row, reason in sorted(bad.items())]
+        unread = source.bad + [(source.called(row), str(error)) for row, error in sorted(bad.items())]
         listed = _listed(path, unread)
         if unread and not how.skip_corrupt:
             raise refuse(unread, n + len(source.bad), listed)
@@ -130,7 +130,7 @@ def _make(path: Path, keys: Records, source: Source, how: How, held: bool) -> Pa
         records = part.records([word for word, keep in zip(words, kept) if keep])
         records["label"] = source.labels.numpy()[kept]
         _refuse_sizes(records, how)
-        left_out = [words[row].hex() for row in sorted(bad)]
+        left_out = [words[row].hex() for row, error in sorted(bad.items()) if error.lasting]  # others are tried again
         part.finish(records, About(how.kind, shown(source.root), source.classes, _parts(source, kept), left_out))
     if unread:
         where = f", see {shown(listed)}" if listed else ""
@@ -157,20 +157,20 @@ def _listed(path: Path, bad: Sequence[tuple[str, str]]) -> Path | None:
     return None
 
 
-def _decode(part: Part, words: Sequence[bytes], rows: Sequence[int], source: Source, how: How) -> dict[int, str]:
-    """Puts the images of these rows into the part; the reasons of those that are not readable, by row."""
-    bad: dict[int, str] = {}
+def _decode(part: Part, words: Sequence[bytes], rows: Sequence[int], source: Source, how: How) -> dict[int, Unreadable]:
+    """Puts the images of these rows into the part; what is wrong with those that are not readable, by row."""
+    bad: dict[int, Unreadable] = {}
     bar, taken = Progress("packing", len(rows)), 0
 
-    def read(row: int) -> Image | str:
+    def read(row: int) -> Image | Unreadable:
         try:
             return _image(source.open(row), how)
         except Unreadable as error:
-            return str(error)
+            return Unreadable(str(error), error.lasting)  # without its traceback, which holds the image
 
-    def keep(row: int, image: Image | str) -> None:
+    def keep(row: int, image: Image | Unreadable) -> None:
         nonlocal taken
-        if isinstance(image, str):
+        if isinstance(image, Unreadable):
             bad[row] = image
         else:
             part.put(words[row], image)

@@ -28,8 +28,8 @@ class Part:
     """The file that a pack is made in, and beside it a journal of the images that are in it.
 
     Each image is written before its record, so that a process that is killed leaves a journal of what is whole. A pack whose
-    folder has changed is taken up again in the same way: new images are written behind the old ones. Who reads it meanwhile has
-    its index in memory, and the images stay where they are.
+    folder has changed is taken up again in the same way: new images are written behind the old ones, also behind those that it
+    no longer lists. Who reads it meanwhile has its index in memory, and the images stay where they are.
 
     Attributes:
         known: which record of the journal is an image's, by its key.
@@ -40,7 +40,7 @@ class Part:
         self.path = path
         self.data, self.journal = (path.with_name(f".{path.name}.{word}{own}") for word in ("part", "rows"))
         self.known: dict[bytes, int] = {}
-        self.end = self.count = 0
+        self.end = self.count = self.floor = 0  # floor: where the index of the pack began
         if held:
             self._take_up(set(wanted))
 
@@ -54,7 +54,7 @@ class Part:
         records = np.frombuffer(content, RECORD, self.count)
         whole = intact(self.data, records)
         self.known = {record["key"].tobytes(): i for i, record in enumerate(records) if whole[i]}
-        self.end = int((records["offset"] + records["length"])[whole].max(initial=0))
+        self.end = max(self.floor, int((records["offset"] + records["length"])[whole].max(initial=0)))
         if not wanted & self.known.keys():
             self.data.unlink()  # who reads it keeps it
             self.known, self.end, self.count = {}, 0, 0
@@ -62,7 +62,7 @@ class Part:
     def _reopen(self, wanted: set[bytes]) -> bool:
         """Makes the pack the part again, if it holds an image that is wanted."""
         try:
-            records, _, _ = read_index(self.path)
+            records, _, self.floor = read_index(self.path)
         except Damaged:
             return False
         if not any(key.tobytes() in wanted for key in records["key"]):

@@ -49,6 +49,7 @@ class Source:
         called: a row's name in a message.
         bad: what cannot be read, known before, with the reasons.
         said: lines about what was left out.
+        part: which images these are of those under the root, for the name of their pack; "" where there are no others.
     """
 
     root: Path
@@ -60,3 +61,4 @@ class Source:
     called: Callable[[int], str]
     bad: list[tuple[str, str]] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
+    part: str = ""

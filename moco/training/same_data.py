@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from moco.config.schema import Config, Data
-from moco.data.files import Files, find_files
+from moco.data.files import Files, find_files, tree_fingerprint
 from moco.errors import UserError
 from moco.io import Json, read_mapping, write_json
 from moco.protocols import known_as
@@ -48,7 +48,8 @@ def _record(run: Run, other: Data | None = None) -> Path:
 
 def _asked(data: Data) -> dict[str, Json]:
     """What decides which images of a data set count, beside its name and where they lie."""
-    return {"validation": data.validation, "size": data.size, "path": _on_hub(data)}
+    of_hub = {key: (data.model_extra or {}).get(key) for key in ("subset", "image", "label")}
+    return {"validation": data.validation, "size": data.size, "path": _on_hub(data), **of_hub}
 
 
 def _on_hub(data: Data) -> str | None:
@@ -88,9 +89,9 @@ def check_other(run: Run, data: Data, looked: "Looked | None" = None) -> None:
     asked = then.get("asked")
     before = asked if isinstance(asked, dict) else _asked(data)
     for key, value in _asked(data).items():
-        if before.get(key) != value:
-            raise _evaluated_on_others(run, data, f"data.{key}={plain(before.get(key))} then, {plain(value)} now")
-    if data.target == IMAGE_FOLDER and (difference := _files_differ(then, data.root, looked)):
+        if key in before and before[key] != value:
+            raise _evaluated_on_others(run, data, f"data.{key}={plain(before[key])} then, {plain(value)} now")
+    if difference := _files_differ(then, data, looked):
         raise _evaluated_on_others(run, data, difference)
 
 
@@ -108,11 +109,11 @@ def moved(run: Run, root: str | None) -> Config:
     return config
 
 
-Looked: TypeAlias = dict[str | None, Files | UserError | None]  # what was found under each root, see _files
+Looked: TypeAlias = dict[str, Files | UserError | str | None]  # what was found under each folder, see _files and _tree
 
 
 def check_files(run: Run, config: Config, looked: Looked | None = None) -> None:
-    """Compares names and sizes of an image folder's files with those that the run was trained on, without a look into them.
+    """Compares names and sizes of a folder's files with those that the run was trained on, without a look into them.
 
     It is for what is not going to load the images: a run that is done, and all runs of a sweep before it begins. A folder that
     is not there is not compared, and of data of another kind only its name on a hub.
@@ -124,34 +125,48 @@ def check_files(run: Run, config: Config, looked: Looked | None = None) -> None:
         UserError: they differ, and the run has something to lose.
     """
     now = _on_hub(config.data)
-    if config.rerun or not (now or config.data.target == IMAGE_FOLDER):
+    if config.rerun or not (now or _folder(config.data)):
         return
     if not (run.result or run.checkpoint.exists()):
         return
     if now and (then := _on_hub(run.config.data)) and then != now:
         raise _other(run, f"data.path={then} then, {now} now")
     record = read_mapping(_record(run))
-    if record and not now and (difference := _files_differ(record, config.data.root, looked)):
+    if record and not now and (difference := _files_differ(record, config.data, looked)):
         raise _other(run, difference)
 
 
-def _files_differ(then: dict[str, Json], root: str | None, looked: "Looked | None") -> str:
-    """How the files under the root differ from those of a record, in words; empty where they do not, or are not there."""
-    looked = {} if looked is None else looked
-    if root not in looked:
-        looked[root] = _files(root)
-    now = looked[root]
+def _folder(data: Data) -> str | None:
+    """Where the user's own files are; None where there are none."""
+    return data.root if data.target == IMAGE_FOLDER else None if _on_hub(data) else data.path
+
+
+def _files_differ(then: dict[str, Json], data: Data, looked: "Looked | None") -> str:
+    """How the user's files differ from those of a record, in words; empty where they do not, or are not there."""
+    looked, folder = {} if looked is None else looked, _folder(data)
+    if folder is None or (data.target != IMAGE_FOLDER and then.get("files") is None):
+        return ""
+    if folder not in looked:
+        looked[folder] = _files(folder) if data.target == IMAGE_FOLDER else _tree(folder)
+    now = looked[folder]
     if isinstance(now, UserError):
         return f"now {now}"
+    if isinstance(now, str):
+        return "" if then.get("files") in (None, now) else "files of other names or sizes"
     if not now or then.get("files") in (None, now.fingerprint()):
         return ""
     counts: dict[str, Json] = {"train_images": [len(now.train)], "test_images": [len(now.test)]}
     return _difference(then, {**counts, "classes": [*now.classes]})
 
 
-def _files(root: str | None) -> Files | UserError | None:
+def _tree(folder: str) -> str | None:
+    """The fingerprint of all files of a folder; None where it is not there."""
+    return tree_fingerprint(Path(folder)) if os.path.isdir(folder) else None
+
+
+def _files(root: str) -> Files | UserError | None:
     """The files under the root, or why they are no data set; None where none are there, as on a disk that is not mounted."""
-    if not root or not os.path.isdir(os.path.join(root, "train")):
+    if not os.path.isdir(os.path.join(root, "train")):
         return None
     try:
         return find_files(root)

@@ -52,6 +52,15 @@ def test_gray_of_16_bits_in_the_other_byte_order_and_with_white_at_zero(tmp_path
     assert np.array_equal(read_image(str(path), None)[..., 0], 255 - expected)
 
 
+def test_gray_of_12_bits_keeps_its_eight_highest():
+    """A TIFF of two pixels, white and black, as microscopes write them."""
+    tags = {256: 2, 257: 1, 258: 12, 259: 1, 262: 1, 273: 122, 277: 1, 278: 1, 279: 3}
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items())
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0)
+    assert len(head) == tags[273]
+    assert read_image(io.BytesIO(head + b"\xff\xf0\x00"), None)[..., 0].tolist() == [[255, 0]]
+
+
 def test_floating_point_reaches_from_0_to_1(tmp_path: Path):
     values = np.linspace(0, 1, 48, dtype=np.float32).reshape(6, 8)
     path = tmp_path / "float.tif"

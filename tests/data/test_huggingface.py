@@ -113,6 +113,48 @@ def test_images_without_a_label_among_others_are_trained_on_alone(tmp_path: Path
         assert len(found.labelled()[0]) == 11
 
 
+def test_a_class_named_none_is_a_class_and_a_test_image_without_a_label_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = splits(datasets.Value("string")).map(lambda row: {"label": row["label"].replace("ant", "None")})
+    features = whole["test"].features
+    whole["test"] = whole["test"].map(
+        lambda row, i: {"label": None} if i == 1 else row, with_indices=True, features=features
+    )
+    whole.save_to_disk(tmp_path / "saved")
+    found = load(tmp_path / "saved")
+    assert found.classes == ["None", "bee", "cat"] and found.train_labels.tolist() == [0, 1, 2] * 4
+    assert found.test_labels.tolist() == [0, 2, 0, 1, 2] and len(found.test_images) == 5
+    assert "images of test that have no label are left out (1)" in capsys.readouterr().err
+
+
+def test_a_row_without_an_image_is_named_and_other_columns_are_not_read(tmp_path: Path) -> None:
+    """Also of a set that was saved in the form of torch's tensors."""
+    whole = splits(datasets.Value("int64"))
+    for name, part in whole.items():
+        masks = [{"bytes": b"no image", "path": None}] * len(part)
+        whole[name] = part.add_column("mask", masks).cast_column("mask", datasets.Image(decode=False))
+    features = whole["train"].features
+    whole["train"] = whole["train"].map(
+        lambda row, i: {"image": None} if i == 4 else row, with_indices=True, features=features
+    )
+    whole = whole.cast_column("mask", datasets.Image()).with_format("torch")
+    whole.save_to_disk(tmp_path / "saved")
+    assert "image 4 of train is not a readable image (its row has none)" in refused(tmp_path / "saved")
+    found = load(tmp_path / "saved", skip_corrupt=True)
+    assert len(found.train_images) == 11 and found.classes == ["0", "10", "20"]
+
+
+def test_each_column_of_images_has_a_pack_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    splits().map(lambda row: {"other": row["image"].rotate(90)}).save_to_disk(tmp_path / "saved")
+    load(tmp_path / "saved")
+    load(tmp_path / "saved", image="other")
+    monkeypatch.setattr("moco.data.packing.read_image", lambda *_: pytest.fail("decoded again"))
+    load(tmp_path / "saved")
+    names = {path.name for path in (tmp_path / "saved" / ".moco").glob("*.pack")}
+    assert names == {"16-raw.pack", "other-16-raw.pack"}
+
+
 def test_without_labels_and_without_a_test_split(tmp_path: Path) -> None:
     split(5, 0, datasets.Value("int64")).save_to_disk(tmp_path / "saved")
     found = load(tmp_path / "saved", label=None)

@@ -15,7 +15,7 @@ from equality import equal
 from PIL import Image
 
 from moco.data import Dataset, load_image_folder, packing, place, source
-from moco.data.decode import read_image
+from moco.data.decode import Unreadable, read_image
 from moco.data.packed_images import PackedImages
 from moco.errors import UserError
 
@@ -169,6 +169,40 @@ def test_a_changed_folder_is_decoded_where_it_changed_and_kept_once(root: Path, 
         before.moments()
     path.unlink()
     assert equal(load(root), found)
+
+
+def test_who_reads_a_pack_keeps_its_images_however_often_the_folder_changes(root: Path):
+    save(root / "test" / "a" / "1.png", 98)
+    before = load(root).test_images
+    assert isinstance(before, PackedImages)
+    mapped = before.loaded()
+    wanted = mapped.clone()
+    assert torch.equal(before.fetch(slice(None))[0](), wanted)  # checked now
+    (root / "test" / "a" / "1.png").unlink()
+    load(root)
+    save(root / "test" / "a" / "2.png", 97)
+    load(root)
+    assert torch.equal(mapped, wanted) and torch.equal(before.fetch(slice(None))[0](), wanted)
+
+
+def test_what_the_machine_could_not_read_once_is_tried_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[str]
+):
+    read = packing.read_image
+    with monkeypatch.context() as patch:
+
+        def busy(path: str, size: int | None) -> object:
+            if path.endswith("07.png"):
+                raise Unreadable("Too many open files", lasting=False)
+            return read(path, size)
+
+        patch.setattr(packing, "read_image", busy)
+        assert len(load_image_folder(str(root), None, skip_corrupt=True).train_images) == N - 1
+    decoded.clear()
+    assert len(load_image_folder(str(root), None, skip_corrupt=True).train_images) == N and decoded == ["07.png"]
+    with pytest.raises(Unreadable) as caught:
+        read_image(str(root / "none.png"), None)
+    assert not caught.value.lasting
 
 
 def test_a_class_before_the_others_decodes_only_its_own_images(root: Path, decoded: list[str]):

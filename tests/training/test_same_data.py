@@ -11,14 +11,15 @@ from common import METHODS, TINY, composed
 from PIL import Image
 
 from moco.config.check import check_linear_eval
-from moco.config.schema import Config, LinearEval
+from moco.config.schema import Config, Data, LinearEval
+from moco.data.files import tree_fingerprint
 from moco.errors import UserError
 from moco.io import read_mapping
 from moco.runs.identity import folder_name, identity
 from moco.runs.run import Run
 from moco.training.linear_eval import linear_eval
 from moco.training.pretrain import train
-from moco.training.same_data import check_files, check_images
+from moco.training.same_data import check_files, check_images, check_other, keep
 from moco.training.trainer import Trainer
 
 
@@ -154,6 +155,41 @@ def test_a_finished_run_is_not_done_with_another_set_of_the_hub_that_ends_in_the
     check_files(run, run.config)
     other = run.config.model_copy(update={"data": run.config.data.model_copy(update={"path": "b/birds"})})
     assert "(data.path=a/birds then, b/birds now)" in refused(lambda: check_files(run, other))
+
+
+def test_a_finished_run_is_not_done_with_another_folder_of_hugging_faces_of_the_same_name(
+    tiny: Callable[..., Config], tmp_path: Path
+):
+    for where, text in (("a", "x"), ("b", "xyz")):
+        (tmp_path / where / "birds").mkdir(parents=True)
+        (tmp_path / where / "birds" / "data.parquet").write_text(text)
+        (tmp_path / where / "birds" / ".moco").mkdir()
+    train(asked := tiny("simclr", "epochs=1"))
+    run = Run(Path(asked.runs_dir) / folder_name(asked))
+    config, record = (json.loads((run.folder / name).read_text()) for name in ("config.json", "data.json"))
+    config["data"] = {"name": "birds", "_target_": "moco.data.load_huggingface", "validation": 0.0}
+    config["data"]["path"] = str(tmp_path / "a" / "birds")
+    (run.folder / "config.json").write_text(json.dumps(config))
+    (run.folder / "data.json").write_text(json.dumps(record | {"files": tree_fingerprint(tmp_path / "a" / "birds")}))
+    check_files(run, run.config)
+    other = run.config.data.model_copy(update={"path": str(tmp_path / "b" / "birds")})
+    assert "(files of other names or sizes)" in refused(
+        lambda: check_files(run, run.config.model_copy(update={"data": other}))
+    )
+    (tmp_path / "a").rename(tmp_path / "c")
+    check_files(run, run.config)  # a disk that is not mounted
+    moved = run.config.data.model_copy(update={"path": str(tmp_path / "c" / "birds")})
+    check_files(run, run.config.model_copy(update={"data": moved}))
+
+
+def test_another_column_of_labels_is_another_set_to_evaluate_on(tiny: Callable[..., Config]):
+    train(asked := tiny("simclr", "epochs=1"))
+    run = Run(Path(asked.runs_dir) / folder_name(asked))
+    words = {"name": "cifar100", "_target_": "moco.data.load_huggingface", "path": "a/cifar100", "validation": 0.0}
+    fine, coarse = (Data.model_validate({**words, "label": label}) for label in ("fine", "coarse"))
+    keep(run, {"files": None}, fine)
+    check_other(run, fine)
+    assert "(data.label=fine then, coarse now)" in refused(lambda: check_other(run, coarse))
 
 
 def test_a_run_whose_images_have_moved_is_probed_where_they_are(root: Path, config: Callable[..., Config]):
