@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import hydra
@@ -18,6 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from moco.config.check import added_where_a_choice_has_it, check, check_linear_eval, check_words, typed_keys
+from moco.config.components import choices_in
 from moco.config.compose import composed, flags_first, parsed, resolved, show_help
 from moco.config.help import register_help
 from moco.config.places import CONF
@@ -61,7 +63,7 @@ def typed(words: Sequence[str]) -> Config:
                 raise UserError(f"{word} holds several values: give one, or write [...] for a list")
             if word.lstrip("+~").startswith(NO_SETTINGS):
                 raise UserError(f"{word} has no effect where nothing is trained: leave it out")
-        return check(composed([added_where_a_choice_has_it(word) for word in words]), typed_keys(words))
+        return check(composed(added_where_a_choice_has_it(words)), typed_keys(words))
 
 
 def _start(name: str, schema: type[Config] | type[LinearEval], main: Callable[[], object]) -> None:
@@ -79,11 +81,13 @@ def _prepared(name: str, schema: type[Config] | type[LinearEval], main: Callable
         raise UserError("the working directory is gone: change to another, and start there") from error
     words = sys.argv[1:]
     flags = parsed(words)
+    if flags.config_dir:
+        choices_in(Path(flags.config_dir).absolute())
     sys.argv[1:] = flags_first(words, flags.overrides)
     if not flags.shell_completion:  # its words are no settings
         check_words(flags.overrides, schema)
         show_help(name, flags)
-        sys.argv[1:] = [word if word.startswith("-") else added_where_a_choice_has_it(word) for word in sys.argv[1:]]
+        sys.argv[1:] = added_where_a_choice_has_it(sys.argv[1:])
         if name == "linear_eval" and _looks_elsewhere(sys.argv[1:]):
             sys.argv.append("probe=cached")
     with refusing_all():

@@ -61,9 +61,11 @@ class MocoLauncher(Launcher):
 
     def _launch(self, job_overrides: Sequence[Sequence[str]]) -> list[JobReturn]:
         from moco.config.compose import Composer
+        from moco.errors import UserError
         from moco.launch import plan
         from moco.launch.options import known
         from moco.launch.preflight import Point, alike, preflight
+        from moco.runs.lease import EXIT_STOPPED
         from moco.runs.sweep import Sweep
 
         hydra = self.config.hydra
@@ -77,12 +79,16 @@ class MocoLauncher(Launcher):
             sweep = Sweep.named(runs_dir, str(name))
         else:
             sweep = Sweep.unnamed(runs_dir, *self._varied(job_overrides))
+        if isinstance(options, SlurmOptions) and not (self._is_grid or options.wait or options.dry_run):
+            raise UserError("this sweeper asks for points by the scores of earlier ones: add hydra.launcher.wait=true")
         os.environ.update({str(key): str(value) for key, value in hydra.job.env_set.items()})  # the jobs inherit it
         ends = plan.launch(tasks, options, sweep, rerun, more_follow=not self._is_grid)
         self.exit_code = plan.exit_code(ends)
         if options.dry_run and not self._is_grid:
             print("a dry run shows the first points that the sweeper asks for: the others follow from their scores")
             sys.exit(0)
+        if self.exit_code == EXIT_STOPPED and not self._is_grid:  # which would take it for a failure
+            sys.exit(EXIT_STOPPED)
         return [_returned(task, words, ends[task.run.folder]) for task, words in zip(tasks, job_overrides)]
 
     @property

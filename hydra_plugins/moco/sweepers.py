@@ -59,7 +59,7 @@ def grid(overrides: "Sequence[Override]", paired: Sequence[object] = ()) -> list
     Raises:
         UserError: a key has no values, or what is paired cannot be.
     """
-    found = {override.get_key_element(): _words(override) for override in overrides}
+    found = {override.get_key_element().lstrip("+"): _words(override) for override in overrides}
     sides = [[[word] for word in words] for key, words in found.items() if key not in _flat(paired)]
     sides += [_in_step(keys, found) for keys in _groups(paired)]
     return [[word for words in point for word in words] for point in itertools.product(*sides)]
@@ -101,8 +101,9 @@ def _flat(paired: Sequence[object]) -> list[str]:
 def _groups(paired: Sequence[object]) -> list[list[str]]:
     """The lists of keys that go in step: one list of keys is one of them."""
     if all(isinstance(key, str) for key in paired):
-        return [[str(key) for key in paired]] if paired else []
-    return [[str(key) for key in keys] if isinstance(keys, Sequence) else [str(keys)] for keys in paired]
+        return [[str(key).lstrip("+") for key in paired]] if paired else []
+    lists = [[*keys] if isinstance(keys, Sequence) and not isinstance(keys, str) else [keys] for keys in paired]
+    return [[str(key).lstrip("+") for key in keys] for keys in lists]
 
 
 def _in_step(keys: Sequence[str], found: dict[str, list[str]]) -> list[list[str]]:

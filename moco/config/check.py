@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Schema = TypeVar("Schema", bound=BaseModel)
 HIDDEN_LAYER: dict[str, object] = {"hidden_dim": None, "head_norm": False}  # settings of it, and none
 MAY_BE_EMPTY = ("recipe", "sweeps")  # groups
+NO_NAME = re.compile(r"null|true|false|nan|inf|[\d_.]+(e[+-]?\d+)?", re.IGNORECASE)  # what Hydra does not take for text
 OF_WEIGHTS = ("weights", "model", "augment", "k", "knn_temperature", "precision")  # keys of linear_eval.py
 
 
@@ -280,15 +281,25 @@ def _wrong(word: str, known: Sequence[str]) -> str:
     if match[1] not in (*known, "hydra"):
         return unknown_key(match[1], known)
     choices = sorted(path.stem for path in (CONF / key).glob("*.yaml"))
-    if choices and key not in MAY_BE_EMPTY and {"null", ""} & {part.strip() for part in value.split(",")}:
-        return unknown_choice(key, "null", choices)
+    if not choices:
+        return ""
+    if value.lstrip().startswith("[") and key != "recipe":  # Hydra would merge them into one
+        return f"{word} names several choices in one: give one, or sweep over them with -m and without the brackets"
+    for choice in (part.strip() for part in value.split(",")):
+        if NO_NAME.fullmatch(choice) or not (choice or key in MAY_BE_EMPTY):
+            return unknown_choice(key, choice or "null", choices)
     return ""
 
 
-def added_where_a_choice_has_it(word: str) -> str:
+def added_where_a_choice_has_it(words: Sequence[str]) -> list[str]:
     """`optimizer.momentum=0.8` as `++optimizer.momentum=0.8`, since some choices of the group have this key and others do not.
 
-    Hydra would refuse it where the choice of the base lacks the key (a sweep over optimizers), and say less than `check`.
+    Hydra would refuse it where the choice of the base lacks the key (a sweep over optimizers), and say less than `check`. Of
+    probes that holds where several are swept over.
     """
-    group, _, key = word.partition("=")[0].partition(".")
-    return f"++{word}" if group in Config.COMPONENTS and key in keys_of_some(group) else word
+    groups = {*Config.COMPONENTS, *("probe" for word in words if re.match(r"\+?probe=.*,", word))}
+    keys = [word.partition("=")[0].partition(".") for word in words]
+    return [
+        f"++{word}" if group in groups and key in keys_of_some(group) else word
+        for word, (group, _, key) in zip(words, keys)
+    ]

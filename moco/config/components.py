@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import yaml
@@ -129,6 +130,17 @@ def foreign_keys(group: str, section: Mapping[str, object]) -> list[str]:
     return [key for key, value in section.items() if value is not None and key not in known]
 
 
+_folders = [CONF]  # of the files of choices
+
+
+def _content(path: Path) -> object:
+    """What a YAML file holds; None where it cannot be read, which Hydra tells where it is chosen."""
+    try:
+        return yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+
+
 @functools.cache
 def _own_keys(group: str, target: str) -> frozenset[str]:
     """The keys that the files of a group's choices give to a target."""
@@ -145,5 +157,13 @@ def keys_of_some(group: str) -> frozenset[str]:
 @functools.cache
 def _choices(group: str) -> list[dict[str, object]]:
     """The sections that the files of a group's choices hold."""
-    contents = [yaml.safe_load(path.read_text()) for path in sorted((CONF / group).glob("*.yaml"))]
-    return [content.get(group, content) for content in contents]
+    contents = [_content(path) for folder in _folders for path in sorted((folder / group).glob("*.yaml"))]
+    sections = [content.get(group, content) for content in contents if isinstance(content, dict)]
+    return [section for section in sections if isinstance(section, dict)]
+
+
+def choices_in(folder: Path) -> None:
+    """Tells that the user has files of choices there, too."""
+    _folders.append(folder)
+    for known in (_own_keys, keys_of_some, _choices):
+        known.cache_clear()

@@ -192,7 +192,7 @@ def show_help(name: str, flags: Namespace) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             shown = compose(name, flags.overrides + searched, return_hydra_config=True)
-        except HydraException:  # a sweep's values, or words that are wrong: the user asks what there is
+        except (HydraException, ValueError):  # a sweep's values, or words that are wrong: the user asks what there is
             shown = compose(name, searched, return_hydra_config=True)
     print(shown.hydra.help.template)
     gc.freeze()  # else Python looks for cycles in all that was loaded before it ends, a twelfth of the command

@@ -34,6 +34,10 @@ def refusing() -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(in_one_line(error)) from error
+    except ValueError as error:
+        if not str(error).startswith("Config group override"):
+            raise
+        raise UserError(f"a group takes the name of one of its files ({error})") from error
 
 
 @contextlib.contextmanager

@@ -327,7 +327,7 @@ def keys_of_other_probes(name: object) -> frozenset[str]:
     """The keys that the probe of this name has no use for."""
     of_grids = {"lrs", "weight_decays", "held_out", "draws"}
     if name not in CHOOSING:
-        return frozenset(of_grids)
+        return frozenset(of_grids | ({"schedule", "milestones"} if name == "cached" else set()))  # which has a cosine
     of_one = Probe.model_fields.keys() - {"name", "epochs", "batch_size"} - of_grids
     return frozenset(of_one | ({"draws"} if name == "grid" else set()))
 

@@ -7,11 +7,14 @@ from itertools import zip_longest
 from pathlib import Path
 
 import pytest
+import yaml
 from commands import QUICK, call
-from common import CHOICES, ROOT, checked
+from common import CHOICES, METHODS, ROOT, TINY, checked, composed
 
-from moco.config.check import added_where_a_choice_has_it
+from moco.config import components
+from moco.config.check import added_where_a_choice_has_it, check
 from moco.config.compose import flags_first, parsed
+from moco.config.places import CONF
 
 DRY = "hydra.launcher.dry_run=true"
 VARIED = ("method", "model", "optimizer", "data", "schedule", "augment", "probe")
@@ -76,7 +79,32 @@ def test_a_key_that_the_bases_choice_lacks_and_the_swept_ones_have(capfd: pytest
     ],
 )
 def test_keys_that_some_choices_have_may_be_set_for_all(word: str, becomes: str) -> None:
-    assert added_where_a_choice_has_it(word) == becomes
+    assert added_where_a_choice_has_it([word]) == [becomes]
+
+
+def test_keys_that_some_probes_have_may_be_set_where_several_are_swept_over() -> None:
+    words = ["probe=moco,simclr", "probe.init_std=0.02"]
+    assert added_where_a_choice_has_it(words) == [words[0], "++probe.init_std=0.02"]
+    assert added_where_a_choice_has_it(["probe=moco", words[1]]) == ["probe=moco", words[1]]
+
+
+def test_a_users_own_choice_keeps_the_keys_that_others_of_the_group_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though its target does not name them."""
+    text = "name: own\n_target_: own_choice.make\nlr: 0.1\nmomentum: 0.9\nweight_decay: 0\nscale_lr: false\n"
+    (tmp_path / "optimizer").mkdir()
+    (tmp_path / "optimizer" / "own.yaml").write_text(text)
+    (tmp_path / "own_choice.py").write_text("def make(params, lr, **options): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    values = {**composed(*METHODS["simclr"], *TINY), "optimizer": yaml.safe_load(text)}
+    monkeypatch.setattr(components, "_folders", [CONF])
+    try:
+        components.choices_in(tmp_path)
+        assert check(values, []).optimizer.arguments()["momentum"] == 0.9
+    finally:
+        components._folders.remove(tmp_path)
+        components.choices_in(CONF)
 
 
 def rows() -> list[list[str]]:

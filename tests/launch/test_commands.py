@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 from common import ROOT, python
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from sweeping import SHORT, TRAIN, results
 
-from hydra_plugins.moco.sweepers import _typed
+from hydra_plugins.moco.sweepers import _typed, grid
 from moco.runs.sweep import Sweep
 
 LINEAR_EVAL = str(ROOT / "linear_eval.py")
@@ -124,6 +125,17 @@ def test_what_files_say_of_launchers_is_heeded_or_refused(tmp_path: Path) -> Non
     assert len(said) == 1 and said[0].startswith("error: recipe=mine: it sets hydra.launcher, which is one"), said
 
 
+def test_keys_of_some_choices_are_paired_and_typed_over_like_others() -> None:
+    """They stand with ++ by then."""
+    parse = OverridesParser.create().parse_overrides
+    paired = ["++optimizer.momentum=0.8,0.9", "seed=0,1"]
+    assert grid(parse(paired), ["optimizer.momentum", "seed"]) == [
+        ["++optimizer.momentum=0.8", "seed=0"],
+        ["++optimizer.momentum=0.9", "seed=1"],
+    ]
+    assert grid(parse(["optimizer.momentum=0.8,0.9", "++optimizer.momentum=0.5"])) == [["++optimizer.momentum=0.5"]]
+
+
 def test_values_of_a_sweeps_file_are_those_that_yaml_means() -> None:
     assert [_typed(value) for value in (None, True, 0.1, "0,1")] == ["null", "true", "0.1", "0,1"]
 
@@ -233,3 +245,6 @@ def test_optuna_gets_the_objective_of_each_batch(tmp_path: Path) -> None:
     assert dry_run.returncode == 0 and "a dry run shows the first points" in dry_run.stdout, dry_run.stderr
     bad = python(TRAIN, "-m", *words, "temperature=interval(-2,-1)", cwd=tmp_path, PYTHONWARNINGS="default")
     assert bad.returncode == 1 and "Traceback" not in bad.stderr and "should be greater than 0" in bad.stderr
+    words = [word for word in words if not word.startswith("hydra.launcher")] + ["hydra/launcher=slurm"]
+    left = python(TRAIN, "-m", *words, cwd=tmp_path, PYTHONWARNINGS="default")
+    assert left.returncode == 1 and "Traceback" not in left.stderr and "add hydra.launcher.wait=true" in left.stderr
