@@ -13,12 +13,12 @@
 
 One contestant after another has the machine, for so many minutes from the start of its process, with one seed. All have the
 same network (that of the recipe, weights drawn anew), the same images (nine tenths of those for training) and the precision
-that is faster here; all else is their own: data sets, views, loaders, losses, optimizers and schedules, with the settings
-that each library publishes for CIFAR-10 (benchmarks/racers/). Those were found for larger networks and longer trainings,
-while recipe=cifar_cpu was made for this one. The others' schedules end with the time: their speed is measured first, with
-one process that loads images and with one per core, and the faster way is taken; these minutes do not count. What they had
-learned at which moment is scored afterwards by the same kNN (k 200, temperature 0.1) on the tenth of the images that was
-held out, at 32 or at 40 pixels, whichever is better in the end. The test images are not touched.
+that is faster here (solo-learn has fp32 only); all else is their own: data sets, views, loaders, losses, optimizers and
+schedules, with the settings that are published for CIFAR-10, changed where benchmarks/racers/ says so. Those were found for
+larger networks and longer trainings, while recipe=cifar_cpu was made for this one. The others' schedules end with the time:
+their speed is measured first, with one process that loads images and with one per core, and the faster way is taken; these
+minutes do not count. Snapshots of each backbone are scored afterwards by the same kNN (k 200, temperature 0.1) on the tenth of
+the images that was held out, at 32 or at 40 pixels, whichever is better in the end. The test images are not touched.
 
 `run` adds its numbers to race.json in --out (results/race), in place of those that its contestants had; `draw` makes the figure
 and the table.
@@ -315,6 +315,11 @@ def reached(course: list[tuple[float, float]], top1: float) -> float:
     return next((seconds for seconds, score in course if score >= top1), math.inf)
 
 
+def in_order(contestants: dict[str, Any]) -> dict[str, Any]:
+    """In whatever order they have run: ours, then the others as TITLES has them."""
+    return {name: contestants[name] for name in TITLES if name in contestants}
+
+
 def table(contestants: dict[str, Any], minutes: float) -> str:
     """Markdown: the last accuracy of each, and when ours had it."""
     courses = {name: best(entry) for name, entry in contestants.items() if "scores" in entry}
@@ -322,7 +327,7 @@ def table(contestants: dict[str, Any], minutes: float) -> str:
         "| contestant | versions | epochs | after a tenth of the time | at the end | moco had that after | share of its time |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for name, entry in contestants.items():
+    for name, entry in in_order(contestants).items():
         shown = ", ".join(f"{key} {value}" for key, value in entry.get("versions", {}).items())
         if name not in courses:
             lines.append(f"| {TITLES[name]} | {shown} | | | did not run: {entry['failed']} | | |")
@@ -351,7 +356,7 @@ def draw(out: Path) -> None:
 
     content = json.loads((out / "race.json").read_text())
     figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
-    for name, entry in content["contestants"].items():
+    for name, entry in in_order(content["contestants"]).items():
         if "scores" in entry:
             seconds, top1 = zip(*best(entry))
             bold = {"linewidth": 2.5, "color": "black", "zorder": 3} if name == OURS else {"linewidth": 1.4}

@@ -18,6 +18,7 @@ from common import ROOT, python
 from PIL import Image
 from torch import nn
 
+from moco.analysis.formats import MARKS
 from moco.methods import MoCo
 from moco.models import SmallResNet
 from moco.runs.run import Run
@@ -254,3 +255,13 @@ def test_a_race_is_run_and_drawn(tmp_path: Path) -> None:
     drawn = python(command, "draw", *out, cwd=tmp_path)
     assert drawn.returncode == 0 and (tmp_path / "race" / "race.png").stat().st_size > 10_000
     assert "| lightly, MoCo |" in drawn.stdout and "did not run" in drawn.stdout
+
+
+def test_the_page_of_the_race_has_what_its_file_says() -> None:
+    folder = ROOT / "results" / "race"
+    content = json.loads((folder / "race.json").read_text())
+    assert {*content["contestants"]} == {*race.TITLES} and content["about"]["minutes"] == 20
+    block = (folder / "README.md").read_text().partition(MARKS[0])[2].partition(MARKS[1])[0].strip()
+    assert block == race.table(content["contestants"], content["about"]["minutes"])
+    drawn = [line.split("|")[1].strip() for line in block.splitlines()[2:]]
+    assert drawn == [*race.TITLES.values()]  # in whatever order they have run
