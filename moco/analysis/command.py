@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 
+from moco.config.places import INSTALLED
 from moco.errors import UserError
 from moco.io import Json
 from moco.runs.identity import flatten, identity
@@ -23,10 +24,12 @@ def command(runs: Sequence[Run]) -> str:
 
     try:
         with refusing():
-            words = [*_words(runs[0]), f"seed={','.join(str(run.config.seed) for run in runs)}"]
+            seeds = sorted(run.config.seed for run in runs)
+            words = [*_words(runs[0]), f"seed={','.join(map(str, seeds))}"]
     except (UserError, OSError):  # of another version, or of files that are not shipped
         return ""
-    return shlex.join(["python", "train.py", *words]) if words[0] else ""
+    start = ["moco", "train"] if INSTALLED else ["python", "train.py"]
+    return shlex.join([*start, *["-m"] * (len(seeds) > 1), *words]) if words[0] else ""
 
 
 def _words(run: Run) -> list[str]:

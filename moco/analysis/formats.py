@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from moco.analysis.numbers import Reached
@@ -111,7 +111,8 @@ def write_parquet(rows: Sequence[Row], path: Path) -> None:
         import pyarrow.parquet
     except ImportError as error:
         raise UserError("parquet needs pyarrow: pip install pyarrow") from error
-    flat = [_apart(_by_key(row)) for row in rows]
+    scores = {name for row in rows for name, value in row.items() if name in ACCURACIES or isinstance(value, Score)}
+    flat = [_apart(_by_key(row), {_key(name) for name in scores}) for row in rows]
     columns = {name: [row[name] for row in flat] for name in (flat[0] if flat else ())}
     for name, values in columns.items():
         kinds = {float if type(value) is int else type(value) for value in values if value is not None}
@@ -120,11 +121,11 @@ def write_parquet(rows: Sequence[Row], path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
 
 
-def _apart(row: Row) -> Row:
-    """The row with a column for each part of a score."""
+def _apart(row: Row, scores: Collection[str]) -> Row:
+    """The row with a column for each part of a score, of those columns that hold scores."""
     flat: Row = {}
     for name, value in row.items():
-        if name in ACCURACIES:
+        if name in scores:
             parts = dataclasses.asdict(value) if isinstance(value, Score) else {}
             flat |= {f"{name} {part.name}": parts.get(part.name) for part in dataclasses.fields(Score)}
         elif isinstance(value, Reached):

@@ -255,4 +255,4 @@ def _cost(points: Sequence[tuple[float | None, float, str]], title: str, name: s
     }
     kind = "log" if max(xs) >= 10 * min(xs) else "linear"
     made = chart(title, [trace], titled(name, type=kind), titled(f"{label} (%)"))
-    return made if few else {**made, "key": [text for _, _, text in points[:NUMBERED]]}
+    return made if few else {**made, "key": [text for x, _, text in points if x][:NUMBERED]}

@@ -46,7 +46,8 @@ def select(lines: Sequence[Line], where: str = "", sort: str = "", columns: Sequ
     if sort:
         lines = _sorted(lines, sort)
     names = {_head(name, lines): _column(name, lines) for name in columns}
-    if EPOCH in lines[0].row and set(ACCURACIES) & set(names.values()) and EPOCH not in names.values():
+    measured = any(_is_accuracy(key) or any(key in line.metrics for line in lines) for key in names.values())
+    if EPOCH in lines[0].row and measured and EPOCH not in names.values():
         names[EPOCH] = EPOCH
     rows: dict[tuple[str, ...], Row] = {}
     for line in lines:
@@ -57,6 +58,11 @@ def select(lines: Sequence[Line], where: str = "", sort: str = "", columns: Sequ
             scored = (row["Protocol"], row.get(TRANSFER), row["path"], row["Top-1"])
             rows[tuple(map(str, scored))] = kept if columns else row
     return list(rows.values())
+
+
+def _is_accuracy(key: str) -> bool:
+    """Whether the column holds accuracies: one of the table's, or a metric by its name."""
+    return key in ACCURACIES or "/top" in key
 
 
 def _head(name: str, lines: Sequence[Line]) -> str:
@@ -108,7 +114,7 @@ def _size(value: Cell) -> float | None:
 def _sorted(lines: Sequence[Line], sort: str) -> list[Line]:
     """Numbers first, then words; what has no value comes last either way."""
     key = _column(sort.removeprefix("-"), lines)
-    backwards = (key in ACCURACIES) != sort.startswith("-")
+    backwards = _is_accuracy(key) != sort.startswith("-")
     present = [line for line in lines if _value(key, line) is not None]
 
     def rank(line: Line) -> tuple[bool, float, str]:
@@ -118,7 +124,7 @@ def _sorted(lines: Sequence[Line], sort: str) -> list[Line]:
 
     without = [line for line in lines if _value(key, line) is None]
     ordered = sorted(present, key=rank, reverse=backwards)
-    return (sorted(ordered, key=_short) if key in ACCURACIES else ordered) + without
+    return (sorted(ordered, key=_short) if _is_accuracy(key) else ordered) + without
 
 
 def _short(line: Line) -> float:
@@ -165,7 +171,7 @@ def _test(key: str, sign: str, text: str) -> Callable[[Line], bool]:
         number = _size(value)
         if size is not None and number is not None:
             return SIZES[sign](number, size) if sign in SIZES else WORDS[sign](number, size)
-        return sign in WORDS and WORDS[sign](plain(value), plain(wanted))
+        return sign in WORDS and WORDS[sign](value == wanted or plain(value) == plain(wanted), True)
 
     return test
 
@@ -177,6 +183,8 @@ def _wanted(text: str) -> Cell:
             return float(match[1]) * UNITS[match[2]]
         except ValueError:
             return text
+    if text in ("True", "False"):  # as the table shows them
+        return text == "True"
     try:
         value: Cell = json.loads(text)
         return value

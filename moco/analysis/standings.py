@@ -71,7 +71,8 @@ def standings(runs: Sequence[Run]) -> list[Standing]:
     for entry, state in zip(entries, states(runs, queue)):
         settings = entry.problem or next(varied) or entry.run.folder.name
         damaged = entry.problem or state == State.DAMAGED
-        unknown = Standing(entry.run.id, State.DAMAGED, settings)
+        lost = State.DAMAGED if entry.run.folder.exists() else State.MISSING
+        unknown = Standing(entry.run.id, lost, settings)
         found.append(unknown if damaged else _standing(placed(entry, state), state, settings, queue, decides))
     return found
 
@@ -100,6 +101,8 @@ def _standing(
         state = State.STARTING
     running = state == State.RUNNING
     far = how_far(run, holder if running else None, last)
+    if running and holder and holder.what == "linear_eval":  # its epochs are not the training's
+        far = far._replace(epoch=_whole(last.get("epoch")), loss=_number(last.get("train/loss")))
     waiting = queue.get(job.job) if job and not slurm.is_over(run) else None
     return Standing(
         id=run.id,

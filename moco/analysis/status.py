@@ -121,11 +121,13 @@ def _time_left(found: Sequence[Standing]) -> float | None:
     """Seconds until the runs are over, if no more run at a time than now; None where nothing is known."""
     running = [s for s in found if s.left is not None and s.epochs and s.epoch]
     slots = sum(s.state in (State.RUNNING, State.STARTING) for s in found)
-    if not running:
+    training = [s for s in running if s.trained < (s.epochs or 0)]  # the others are in a linear evaluation
+    waits = any(s.state in (State.STARTING, State.QUEUED, State.PENDING) for s in found)
+    if not running or (waits and not training):
         return None
     # What runs is in its epoch number `epoch`.
-    epochs = sum((s.epochs or 0) - (s.epoch or 0) + 1 for s in running)
-    pace = sum(s.left or 0.0 for s in running) / max(1, epochs)
+    epochs = sum((s.epochs or 0) - (s.epoch or 0) + 1 for s in training)
+    pace = sum(s.left or 0.0 for s in training) / max(1, epochs)
 
     def whole(state: State) -> list[float]:
         return [pace * max(0, (s.epochs or 0) - s.trained) for s in found if s.state == state]

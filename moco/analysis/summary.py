@@ -33,7 +33,9 @@ def sentences(entries: Sequence[Entry], states: Sequence[State]) -> list[str]:
     if said and len(data) > 1:
         said.append(f"Results on {' and '.join(data)} are not compared; the table and the charts show them together.")
     if not said:
-        said.append("No run has finished yet.")
+        done = sum(entry.result is not None for entry in entries)
+        finished = f"{done} of {len(entries)} runs have finished, without a score, as their data has no labels."
+        said.append(finished if done else "No run has finished yet.")
     return [*said, *_paused(entries), *_unfinished(entries, states)]
 
 
@@ -124,7 +126,7 @@ def _margin(ranking: Ranking) -> str:
     if min(score.n, next_score.n) == 1:
         single = best if score.n == 1 else second
         which = "one seed each" if score.n == next_score.n else f"one seed of {single.label}"
-        return f"{below}, which may be chance with {which}: seed=0,1,2 on the command line gives three."
+        return f"{below}, which may be chance with {which}: -m seed=0,1,2 gives three."
     found = below_best(_by_seed(ranking, KNN.top1))[1]
     if found is None:
         return f"{below}. That does not vary from seed to seed, so there is no interval."

@@ -73,7 +73,13 @@ def lines(runs: Iterable[Run], paused: bool = False) -> list[Line]:
         print(f"warning: kNN {GUESSED}, probably collapsed: {', '.join(guessing)}", file=sys.stderr)
     shown = [*done, *(at_rung if paused else [])]
     extra = [key for key in varying([entry.flat for entry in shown]) if key not in SETTINGS and key != "seed"]
-    rows = [line for members in fold(done) for line in _of_configuration(members, extra, paused)]
+    rows, without = list[Line](), list[str]()
+    for members in fold(done):
+        found_rows = [*_of_configuration(members, extra, paused)]
+        rows += found_rows
+        without += [] if found_rows else [entry.run.id for entry in members]
+    if without:
+        print(f"left out of the table: {len(without)} without a score ({_some(without)}): no labels", file=sys.stderr)
     rows += _paused(at_rung, extra) if paused else []
     return rows if any(line.row[TRANSFER] for line in rows) else [_without(line, TRANSFER) for line in rows]
 

@@ -263,6 +263,8 @@ def explain(run: Run, state: State, queue: Queue) -> State:
     job = run.job()
     if job is None or job.queue != "slurm" or job.job in queue or state in (State.DONE, State.QUEUED, State.RUNNING):
         return state
+    if run.begun_by_hand:  # of which the job's log and end tell nothing
+        return state
     unheard = not _began(run, job)
     if state not in (State.KILLED, State.PENDING) and not unheard:
         return state

@@ -331,6 +331,14 @@ class Run:
         except TypeError as error:
             raise Damaged(f"{path} is damaged: remove it") from error
 
+    @property
+    def begun_by_hand(self) -> bool:
+        """Whether the last attempt was begun by hand, after the one of a job."""
+        job, holder = self.job(), None
+        with contextlib.suppress(Damaged):
+            holder = self.holder()
+        return bool(job and holder and holder.place.job is None and holder.started > job.submitted)
+
     def log_tail(self, n: int, shared: bool = False) -> list[str]:
         """The last n lines of its job's log, else of its error, else of what the job that it shares says.
 
@@ -339,7 +347,9 @@ class Run:
         """
         job = self.job()
         log, of_job = (job.log, job.shared_log) if job else ("", "")
-        logs = [of_job] if shared else [log, self._path("error.txt"), of_job]
+        error = self._path("error.txt")
+        own = [error, log] if log and self.begun_by_hand else [log, error]
+        logs = [of_job] if shared else [*own, of_job]
         return next(filter(None, (_tail(path, n) for path in logs)), [])
 
     def rank_tails(self, n: int) -> dict[int, list[str]]:

@@ -10,6 +10,7 @@ from moco.analysis import charts
 from moco.analysis.configurations import AtRung, Configuration, configurations, in_order
 from moco.analysis.numbers import Reached
 from moco.analysis.records import look, read
+from moco.analysis.report_charts import _cost
 from moco.analysis.statistics import Score
 from moco.runs.run import Run
 
@@ -36,6 +37,12 @@ from moco.runs.run import Run
 )
 def test_axes(values: list[Any], kind: str) -> None:
     assert charts.axis(values) == kind
+
+
+def test_the_key_of_a_chart_numbers_what_the_chart_has() -> None:
+    """A configuration without a cost, such as weights from elsewhere, has no point."""
+    made = _cost([(None, 90.0, "w"), *((float(i), 80.0 - i, f"m={i}") for i in range(1, 11))], "title", "name", "label")
+    assert made and made["key"] == made["data"][0]["customdata"] == [f"m={i}" for i in range(1, 11)]
 
 
 def test_values_of_an_axis_in_order() -> None:

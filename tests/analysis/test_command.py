@@ -28,8 +28,8 @@ AWKWARD = ["a b", "it's", "x,y", "null", "[1]", "a\\", "a\\'b", "$HOME", "ü=1",
 def test_the_words_give_the_same_run(finish: Callable[..., Path], words: tuple[str, ...]) -> None:
     quoted = tuple(f"{k}={typed(v)}" if " " in v else f"{k}={v}" for k, _, v in (word.partition("=") for word in words))
     runs = [Run(finish(*quoted, f"seed={seed}")) for seed in (0, 3)]
-    python, script, *found, seeds = shlex.split(command(runs))
-    assert (python, script, seeds) == ("python", "train.py", "seed=0,3")
+    python, script, multirun, *found, seeds = shlex.split(command(runs[::-1]))
+    assert (python, script, multirun, seeds) == ("python", "train.py", "-m", "seed=0,3")
     for seed, run in zip((0, 3), runs):
         again = composed(*found, f"seed={seed}")
         assert identity(again) == run.id and again.data.root == run.config.data.root and again.probe == run.config.probe

@@ -101,6 +101,17 @@ def test_parquet_reads_back(finish, tmp_path: Path):
     assert len(pandas.read_parquet(tmp_path / "empty.parquet")) == 0
 
 
+def test_scores_under_a_metrics_own_name_have_columns_of_their_own_in_parquet(finish, tmp_path: Path):
+    pandas = pytest.importorskip("pandas")
+    for seed in range(2):
+        finish(f"seed={seed}", top1=50.0 + seed, linear=60.0)
+    rows = select(lines(all_runs(tmp_path / "runs")), columns=["Protocol", "knn/top1"])
+    write_parquet(rows, tmp_path / "t.parquet")
+    frame = pandas.read_parquet(tmp_path / "t.parquet")
+    assert [*frame.columns] == ["Protocol", "knn/top1 mean", "knn/top1 std", "knn/top1 n"]
+    assert frame["knn/top1 mean"][0] == 50.5
+
+
 def test_an_empty_table():
     assert render([], "markdown").splitlines() == ["| Protocol | Top-1 | Top-5 | path |", "| --- | --- | --- | --- |"]
     assert render([], "json") == "[]"

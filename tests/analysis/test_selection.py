@@ -84,6 +84,15 @@ def test_rows_that_none_passes(grid):
     assert grid(where="m>1e9", sort="Top-1", columns=["temperature"]) == []
 
 
+def test_values_are_taken_back_as_the_table_shows_them_and_as_they_are_typed(finish, tmp_path: Path):
+    for words in (["method.symmetric=true"], [], ["augment.crop=[0.5,1]"]):
+        finish(*words)
+    found = lines(all_runs(tmp_path / "runs"))
+    for where in ("method.symmetric=True", "method.symmetric=true", "augment.crop=[0.5,1]", "augment.crop=[0.5,1.0]"):
+        assert len(select(found, where=where)) == 1
+    assert len(select(found, where="method.symmetric!=True")) == 2
+
+
 def test_equal_scores_on_two_data_sets_are_two_rows(finish, tmp_path: Path):
     finish("seed=0", top1=50.0, linear_cached=10.0, **{"cifar100/linear_cached": 10.0})
     rows = select(lines(all_runs(tmp_path / "runs")))
@@ -152,5 +161,8 @@ def test_the_command_shows_paused_runs_when_asked(grid, checked, tmp_path: Path,
         shown.out.splitlines()[0] == "temperature,Top-1,Epoch"
     )  # which a value that is not final is not shown without
     assert shown.out.splitlines()[-1] == "0.3,99.00,20" and shown.err == ""
+    assert main([*words[:-1], "temperature,knn/top1", "--paused", "--sort", "knn/top1"]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head == "temperature,knn/top1,Epoch" and rows[0].startswith("0.2,53") and rows[-1].startswith("0.3,99")
     assert main([*words[:-1], "temperature", "--paused"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == "temperature"

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import json
 import os
 import re
 import time
@@ -73,6 +74,38 @@ def test_standings_are_what_the_folders_and_the_queue_say(runs: list[Run], monke
     assert running.knn == runs[1].last_metrics()["knn/top1"] and running.settings == "seed=1"
     assert (failed.state, failed.epoch, failed.knn, failed.where) == (State.FAILED, 3, None, "")
     assert (queued.state, queued.where, queued.job) == (State.QUEUED, "Resources", "12_3")
+
+
+def test_a_linear_evaluation_that_runs_shows_the_trainings_epochs_and_tells_no_pace(
+    finish: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probed, queued = Run(finish("seed=0")), Run(finish("seed=1", epochs=5))
+    for i, run in enumerate((probed, queued)):
+        run.note_job(f"12_{i}", "log", "slurm", "s", work=["knn", "linear"])
+    hold(probed, Place("s", "seed=0", "slurm", "12_0"), epoch=12.0, loss=0.5, left=60.0)
+    lease = probed.folder / "lease.json"
+    lease.write_text(lease.read_text().replace('"train"', '"linear_eval"'))
+    queue = Queue({"12_0": QueueEntry("RUNNING"), "12_1": QueueEntry("PENDING")})
+    monkeypatch.setattr(slurm_client, "queued", lambda runs: queue)
+    found = standings([probed, queued])
+    assert (found[0].state, found[0].epoch, found[0].epochs) == (State.RUNNING, 200, 200)
+    assert found[0].left is not None and "over in" not in text(found)
+
+
+def test_a_run_whose_folder_is_gone_is_missing(tmp_path: Path) -> None:
+    assert standings([Run(tmp_path / "runs" / "moco-x-y-absentabse")])[0].state == State.MISSING
+
+
+def test_after_an_attempt_by_hand_the_log_of_the_job_before_tells_nothing(finish: Callable[..., Path], tmp_path: Path) -> None:
+    run, log = Run(finish("seed=0", epochs=3, error="RuntimeError: new\n")), tmp_path / "log"
+    log.write_text("slurmstepd: error: Detected 1 oom-kill event\n")
+    run.note_job("77", str(log), "slurm", "s")
+    assert run.log_tail(1) == [log.read_text().strip()]
+    hold(run, Place())
+    lease = json.loads((run.folder / "lease.json").read_text())
+    write_json(run.folder / "lease.json", lease | {"started": time.time() + 1, "ended": State.KILLED})
+    assert run.log_tail(1) == ["RuntimeError: new"]
+    assert slurm_client.explain(run, State.KILLED, Queue({})) == State.KILLED
 
 
 def test_what_other_programs_wrote_is_shown_as_damaged_or_left_out(finish, tmp_path: Path, capsys) -> None:

@@ -14,6 +14,7 @@ from scipy import stats
 from moco.analysis.configurations import Configuration, configurations, ranked, scored
 from moco.analysis.records import look
 from moco.analysis.summary import sentences
+from moco.analysis.table import lines
 from moco.runs.listing import all_runs
 from moco.runs.run import Run
 
@@ -244,6 +245,15 @@ def test_what_has_no_result_is_named_by_its_state(finish, answer, checked, tmp_p
     )
     with Run(half).lease():
         assert f"1 running ({ids[0]})" in answer(runs)
+
+
+def test_runs_on_data_without_labels_have_finished(finish, answer, tmp_path: Path, capsys) -> None:
+    folder = finish()
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps({**result, "knn/top1": None, "knn/top5": None}))
+    assert answer().startswith("1 of 1 runs have finished, without a score, as their data has no labels.")
+    assert lines([Run(folder)]) == []
+    assert f"1 without a score ({Run(folder).id}): no labels" in capsys.readouterr().err
 
 
 def test_many_are_counted_and_a_few_named(checked, answer, tmp_path: Path) -> None:
