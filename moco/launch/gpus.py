@@ -1,5 +1,6 @@
 """The GPUs of this machine, as CUDA_VISIBLE_DEVICES names them (0, GPU-5a..., MIG-...). Loads no torch."""
 
+import glob
 import os
 import re
 import shutil
@@ -8,6 +9,9 @@ from collections.abc import Sequence
 from itertools import takewhile
 
 from moco.errors import UserError
+
+
+NODES = "/dev/nvidia[0-9]*"  # of the GPUs, where nvidia-smi is absent, as in some containers, or too slow
 
 
 def chosen_gpus(devices: str | list[int | str]) -> list[str]:
@@ -23,7 +27,7 @@ def visible_gpus() -> list[str]:
     if listed is not None:
         names = (name.strip() for name in listed.split(","))
         return list(takewhile(lambda name: name and not name.startswith("-"), names))  # -1 hides what follows
-    return [str(i) for i in range(_count(_installed()))]
+    return [str(i) for i in range(_count(_installed()) or len(glob.glob(NODES)))]
 
 
 def slots(devices: Sequence[str], each: int) -> list[str]:

@@ -50,6 +50,7 @@ class SlurmLauncher:
         self.halved = list[Task]()  # what competes for going on, once all has ended
         self.before = list[str]()  # jobs that are to end before that is decided
         self.owed = False  # whether the job that decides is still to be submitted
+        self.path: str | None = None  # where jobs find the code, the same for all waves
         for program in ("sbatch", "srun", "squeue"):
             if shutil.which(program) is None:
                 raise UserError(
@@ -64,9 +65,12 @@ class SlurmLauncher:
         Args:
             halved: what competes for going on once all jobs have ended, if more than these.
         """
-        for task in start:
-            if task.run.attempt() == State.RUNNING:  # the plan found that its job is gone
-                release(task.run.folder / "lease.json")
+        # Held by jobs that are gone, as the plan has found, or by somebody who has come since.
+        held = [task.run for task in start if task.run.attempt() == State.RUNNING]
+        queue = slurm.queued(held)
+        for run in held:
+            if slurm.corrected(run, State.RUNNING, queue) == State.KILLED:
+                release(run.folder / "lease.json")
         self.start, self.waiting, self.paused = start, waiting, paused
         self.halved = [task for task in halved or [*start, *waiting, *paused] if task.halving]
         queue = slurm.queued(task.run for task in waiting)
@@ -161,10 +165,12 @@ class SlurmLauncher:
         """
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-        path, done = python_path(self.sweep.folder, self.options.snapshot), list[Part]()
+        done = list[Part]()
+        if self.path is None:
+            self.path = python_path(self.sweep.folder, self.options.snapshot)
         try:
             # submitit prints what sbatch says, which the message below says once.
-            with environment(PYTHONPATH=path), contextlib.redirect_stderr(io.StringIO()):
+            with environment(PYTHONPATH=self.path), contextlib.redirect_stderr(io.StringIO()):
                 slurm.forget_job()
                 self.left = self._send_all(parts, done)
         except BaseException as error:  # Ctrl-C too: no half of a sweep stays in the queue

@@ -16,6 +16,7 @@ from sweeping import LONG, SHORT, TRAIN, attempts, leases, lines, results, wait_
 
 from moco.errors import UserError
 from moco.io import locked
+from moco.launch import gpus
 from moco.launch.gpus import chosen_gpus, refuse_absent
 from moco.launch.local import LocalLauncher
 from moco.launch.options import LocalOptions
@@ -288,7 +289,11 @@ def test_where_the_driver_does_not_tell_the_job_does(
     (tmp_path / "bin" / "nvidia-smi").write_text(f"#!/bin/sh\n{says}\n")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     refuse_absent([9])
+    monkeypatch.setattr(gpus, "NODES", str(tmp_path / "nvidia[0-9]*"))
     assert chosen_gpus("auto") == []
+    for name in ("nvidia0", "nvidia1", "nvidiactl"):
+        (tmp_path / name).touch()
+    assert chosen_gpus("auto") == ["0", "1"]  # of a container without nvidia-smi, say
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

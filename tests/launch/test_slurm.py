@@ -1,6 +1,9 @@
 """What the launcher for SLURM hands to sbatch; tests/launch/slurm sends it to a real one."""
 
 import contextlib
+import dataclasses
+import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +14,7 @@ from submitit.core.utils import FailedJobError
 
 from moco.config.schema import Config
 from moco.errors import UserError
+from moco.io import write_json
 from moco.launch import plan, promotion, slurm, slurm_client
 from moco.launch.halving import Halving
 from moco.launch.job import Task
@@ -18,7 +22,7 @@ from moco.launch.options import SlurmOptions
 from moco.launch.parts import Part
 from moco.launch.slurm import SlurmLauncher
 from moco.launch.together import Jobs
-from moco.runs.lease import Paused, Place
+from moco.runs.lease import Holder, Paused, Place, born, machine
 from moco.runs.run import Run
 from moco.runs.state import State
 from moco.runs.sweep import Sweep
@@ -312,6 +316,37 @@ def test_fail_fast_takes_the_promotion_out_of_the_queue(
     monkeypatch.setattr(slurm.time, "sleep", lambda seconds: None)
     assert made._follow([failed, paused]) == {failed.run.folder: State.FAILED, paused.run.folder: State.PAUSED}
     assert cancelled == ["9"]
+
+
+def test_the_lease_of_a_job_that_is_gone_is_released_and_that_of_a_living_process_is_not(
+    launcher: Callable[..., SlurmLauncher], tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody may take a run by hand while thousands of others are made ready."""
+    by_hand, gone = tasks(2)
+    for task, place in ((by_hand, Place()), (gone, Place("s", queue="slurm", job="12_1"))):
+        holder = Holder("x", machine(), "node7", os.getpid(), born(os.getpid()), time.time(), "train", "cpu", place)
+        write_json(task.run.folder / "lease.json", dataclasses.asdict(holder))
+    queue = slurm_client.Queue({})
+    monkeypatch.setattr(queue, "end", lambda job: "NODE_FAIL")
+    monkeypatch.setattr(slurm_client, "queued", lambda runs: queue)
+    monkeypatch.setattr(SlurmLauncher, "_submit", lambda self, parts: None)
+    launcher().begin([by_hand, gone], [], [])
+    ends = [holder.ended for task in (by_hand, gone) if (holder := task.run.holder())]
+    assert ends == [None, State.KILLED]
+
+
+def test_all_waves_run_one_copy_of_the_code(
+    launcher: Callable[..., SlurmLauncher], tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies: list[bool] = []
+    monkeypatch.setattr(slurm, "python_path", lambda folder, snapshot: copies.append(snapshot) or "code")
+    sbatch, made = Sbatch(4), launcher(wait=True, snapshot=True)
+    monkeypatch.setattr(SlurmLauncher, "_send", lambda self, executor, part: sbatch(executor, part))
+    monkeypatch.setattr(slurm_client, "forget_job", lambda: None)
+    made._submit(made._arrays(tasks(8)))
+    sbatch.room = 8
+    made._submit(made.left)
+    assert sum(sbatch.sent) == 8 and copies == [True]
 
 
 def test_jobs_that_cannot_be_taken_back_are_named_and_keep_their_folders(
