@@ -625,4 +625,6 @@ class WeightsEval(OtherData):
     def of_run(self, run: str) -> OwnData:
         """The linear evaluation of these weights once they are a run."""
         given = {name: getattr(self, name) for name in LinearEval.model_fields}
-        return OwnData(**given | {"run": run, "data": DataRoot(root=self.data.path or self.data.root)})
+        place = self.data.path or self.data.root
+        root = place if place and os.path.isabs(place) else None  # a name on the hub is no place
+        return OwnData(**given | {"run": run, "data": DataRoot(root=root)})

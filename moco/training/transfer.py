@@ -24,7 +24,7 @@ def on_other_data(run: Run, data: Data) -> Config:
     mean, std, size = (result.get(key) for key in ("mean", "std", "image_size"))
     if isinstance(mean, list) and isinstance(std, list):  # runs of earlier versions have not kept them
         data = data.model_copy(update={"mean": mean, "std": std})
-    augment = config.augment
+    augment = config.augment.model_copy(update={"smaller": None})  # as at the end of its training
     if isinstance(size, list) and len(size) == 2 and size[0] == size[1]:
-        augment = augment.model_copy(update={"eval_size": size[0]})
+        augment = augment.model_copy(update={"eval_size": size[0], "size": size[0]})
     return config.model_copy(update={"data": data, "augment": augment})

@@ -141,6 +141,13 @@ def test_other_images_under_the_name_of_another_set_are_refused_until_they_are_t
     assert "halves/linear_cached/top1" in (run.result or {})
 
 
+def test_training_views_have_no_say_in_a_transfer(tiny: Make, shapes: Path, tmp_path: Path) -> None:
+    train(tiny("simclr", "epochs=1", "data.size=16", "augment.smaller=[[12,0.5]]"))
+    [run] = all_runs(tmp_path / "runs")
+    linear_eval(run, asked("data=image_folder", f"data.root={shapes}"))  # of 12 pixels
+    assert "halves/linear_cached/top1" in (run.result or {})
+
+
 def test_what_was_fitted_to_other_images_does_not_go_on(
     run: Run, shapes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,6 +97,16 @@ def test_weights_are_no_run_on_other_images_of_the_same_name(tmp_path: Path) -> 
     linear_eval(run, wanted.of_run(run.id))  # where they are now
 
 
+def test_a_name_on_the_hub_is_kept_and_a_folder_is_where_the_images_are(tmp_path: Path) -> None:
+    torch.save(SmallResNet([8, 16]).state_dict(), tmp_path / "w.pth")
+    words = [word for word in SAME if not word.startswith("data")] + [*SMALL, "data=huggingface"]
+    roots = [
+        asked(tmp_path / "w.pth", tmp_path, *words, f"data.path={path}").of_run("x").data.root
+        for path in ("a/b", str(tmp_path))
+    ]
+    assert roots == [None, str(tmp_path)]
+
+
 def after_knn(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
     """Does something once kNN of the weights has been measured."""
     made = evaluation.evaluation
