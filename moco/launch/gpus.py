@@ -10,7 +10,6 @@ from itertools import takewhile
 
 from moco.errors import UserError
 
-
 NODES = "/dev/nvidia[0-9]*"  # of the GPUs, where nvidia-smi is absent, as in some containers, or too slow
 
 

@@ -96,7 +96,9 @@ def test_a_run_whose_folder_is_gone_is_missing(tmp_path: Path) -> None:
     assert standings([Run(tmp_path / "runs" / "moco-x-y-absentabse")])[0].state == State.MISSING
 
 
-def test_after_an_attempt_by_hand_the_log_of_the_job_before_tells_nothing(finish: Callable[..., Path], tmp_path: Path) -> None:
+def test_after_an_attempt_by_hand_the_log_of_the_job_before_tells_nothing(
+    finish: Callable[..., Path], tmp_path: Path
+) -> None:
     run, log = Run(finish("seed=0", epochs=3, error="RuntimeError: new\n")), tmp_path / "log"
     log.write_text("slurmstepd: error: Detected 1 oom-kill event\n")
     run.note_job("77", str(log), "slurm", "s")
