@@ -355,7 +355,7 @@ def draw(out: Path) -> None:
     from matplotlib import pyplot
 
     content = json.loads((out / "race.json").read_text())
-    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(7, 4.8), layout="constrained")
     for name, entry in in_order(content["contestants"]).items():
         if "scores" in entry:
             seconds, top1 = zip(*best(entry))
@@ -363,7 +363,7 @@ def draw(out: Path) -> None:
             axes.plot([s / 60 for s in seconds], top1, marker=".", label=TITLES[name], **bold)
     axes.set(xlabel="minutes since the start of the process", ylabel="kNN top-1 (%) on held-out images")
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, loc="lower right")
+    figure.legend(frameon=False, loc="outside lower center", ncols=3)  # beside the curves, which go everywhere
     axes.set_title(f"CIFAR-10 (JPEG), {content['about']['machine']}", fontsize="medium")
     figure.savefig(out / "race.png", dpi=150)
     text = table(content["contestants"], content["about"]["minutes"])
