@@ -1,6 +1,6 @@
 """What a launcher costs: 20 points of no work by this project's launcher and by hydra-submitit-launcher.
 
-    pip install -e '.[dev]'                         # brings hydra-submitit-launcher
+    pip install -e '.[dev]'                       # brings hydra-submitit-launcher
     python benchmarks/overhead.py local           # two jobs at a time here, all twenty at once there, as each does
     python benchmarks/overhead.py slurm           # on the private cluster of the tests (Debian: slurm-wlm munge, as root)
 

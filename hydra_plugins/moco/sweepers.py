@@ -100,9 +100,11 @@ def _flat(paired: Sequence[object]) -> list[str]:
 
 def _groups(paired: Sequence[object]) -> list[list[str]]:
     """The lists of keys that go in step: one list of keys is one of them."""
-    if all(isinstance(key, str) for key in paired):
-        return [[str(key).lstrip("+") for key in paired]] if paired else []
-    lists = [[*keys] if isinstance(keys, Sequence) and not isinstance(keys, str) else [keys] for keys in paired]
+    if not paired:
+        return []
+    alone = all(isinstance(key, str) for key in paired)
+    several = [[keys] if isinstance(keys, str) or not isinstance(keys, Sequence) else keys for keys in paired]
+    lists: Sequence[Sequence[object]] = [paired] if alone else several
     return [[str(key).lstrip("+") for key in keys] for keys in lists]
 
 

@@ -22,6 +22,7 @@ from moco.config.schema import (
     WeightsEval,
     keys_of_other_probes,
 )
+from moco.config.words import NO_TEXT
 from moco.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 Schema = TypeVar("Schema", bound=BaseModel)
 HIDDEN_LAYER: dict[str, object] = {"hidden_dim": None, "head_norm": False}  # settings of it, and none
 MAY_BE_EMPTY = ("recipe", "sweeps")  # groups
-NO_NAME = re.compile(r"null|true|false|nan|inf|[\d_.]+(e[+-]?\d+)?", re.IGNORECASE)  # what Hydra does not take for text
 OF_WEIGHTS = ("weights", "model", "augment", "k", "knn_temperature", "precision")  # keys of linear_eval.py
 
 
@@ -286,7 +286,7 @@ def _wrong(word: str, known: Sequence[str]) -> str:
     if value.lstrip().startswith("[") and key != "recipe":  # Hydra would merge them into one
         return f"{word} names several choices in one: give one, or sweep over them with -m and without the brackets"
     for choice in (part.strip() for part in value.split(",")):
-        if NO_NAME.fullmatch(choice) or not (choice or key in MAY_BE_EMPTY):
+        if NO_TEXT.fullmatch(choice) or not (choice or key in MAY_BE_EMPTY):
             return unknown_choice(key, choice or "null", choices)
     return ""
 

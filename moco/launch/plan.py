@@ -243,13 +243,14 @@ def plan(tasks: Sequence[Task], rerun: bool, sweep: Sweep) -> Plan:
 
 def _left_out(sweep: Sweep, tasks: Sequence[Task]) -> list[str]:
     """The sweep's unfinished runs, by folder name, that neither these tasks nor anybody else asks for any more."""
-    asked, before = {task.run.folder.name for task in tasks}, sweep.left_out()
+    asked = {task.run.folder.name for task in tasks}
+    as_before = [name for name in sweep.left_out() if name not in asked]
     if all(task.config is None for task in tasks) or any(pid != os.getpid() for pid in sweep.launchers()):
-        return [name for name in before if name not in asked]  # another launcher may ask for the rest
+        return as_before  # another launcher may ask for the rest
     others = [Run(sweep.runs_dir / name) for name in sweep.members() if name not in asked]
     queued, found = slurm.queued(others), list[str]()
     if queued.away:
-        return [name for name in before if name not in asked]
+        return as_before
     for run in others:
         with contextlib.suppress(Damaged):
             state = slurm.corrected(run, run.state(), queued)

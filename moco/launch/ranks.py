@@ -18,6 +18,7 @@ from moco.launch import children
 from moco.launch import slurm_client as slurm
 from moco.runs.lease import EXIT_STOPPED
 from moco.runs.run import Run, log_of_rank
+from moco.training.distributed import GO_ON
 
 POLL = 0.2  # seconds between looks at the other ranks
 GRACE = 10.0  # seconds in which rank 0 ends by itself where another rank has failed
@@ -88,7 +89,7 @@ class Others:
 
     def _said(self, rank: int, end: int) -> UserError:
         how = f"rank {rank} of {self.ranks} {children.ended(end)}"
-        return UserError(f"{how}, and the others with it: the same command goes on from the last checkpoint")
+        return UserError(f"{how}, and the others with it: {GO_ON}")
 
     def _watch(self) -> None:
         """Ends rank 0 where another one has failed and it does not find out: it may wait for that one for ever."""

@@ -47,6 +47,10 @@ class Stopped(SystemExit):
         return self.why
 
 
+class Paused(Stopped):
+    """The run waits at a rung of successive halving; it has saved its checkpoint."""
+
+
 def goes_on(rerun: bool) -> str:
     """What to tell somebody whose command was stopped.
 
@@ -54,10 +58,6 @@ def goes_on(rerun: bool) -> str:
         rerun: whether the command would start over.
     """
     return f"the same command{' without rerun=true' if rerun else ''} goes on"
-
-
-class Paused(Stopped):
-    """The run waits at a rung of successive halving; it has saved its checkpoint."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from moco.config.words import NO_TEXT
 from moco.errors import UserError
 from moco.io import Json, locked, read_mapping, write_json
 from moco.runs.identity import identifies
@@ -25,7 +26,6 @@ from moco.runs.run import Run
 SILENCE = 60.0  # seconds without a sign of life after which who claims the sweeps is not waited for
 LONGEST = 90  # letters of a name that is made here
 NAME = re.compile(r"[^\W\d][\w.+-]{0,99}|\d[\w.+-]{0,99}")
-NUMBER = re.compile(r"[\d_.]+(e[+-]?\d+)?|null|true|false|nan|inf", re.IGNORECASE)  # what Hydra does not take for text
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Sweep:
         Raises:
             UserError: the name is not one that a folder and every command line take as it is.
         """
-        if not NAME.fullmatch(name) or NUMBER.fullmatch(name):
+        if not NAME.fullmatch(name) or NO_TEXT.fullmatch(name):
             raise UserError(
                 f"{name} cannot be a sweep's name: begin with a letter, and use letters, digits and _ . + - (at most 100)"
             )

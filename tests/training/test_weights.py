@@ -1,6 +1,5 @@
 """Weights from elsewhere: a run of their own, by the same ruler as one that was trained here."""
 
-import json
 import shutil
 import signal
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import torch
 from commands import call
 from common import composed
 from PIL import Image
+from test_lost import take_over
 
 from moco.analysis.table import lines
 from moco.config.check import check_linear_eval
@@ -129,11 +129,7 @@ def test_weights_that_lost_their_run_leave_it_as_it_is(tmp_path: Path, monkeypat
     run = run_of_weights(asked(tmp_path / "w.pth", tmp_path, *SMALL))
     before = {path: path.read_bytes() for path in run.folder.iterdir() if path.name != "lease.json"}
 
-    def take_over() -> None:
-        lease = run.folder / "lease.json"
-        lease.write_text(json.dumps(json.loads(lease.read_text()) | {"token": "another"}))
-
-    after_knn(monkeypatch, take_over)
+    after_knn(monkeypatch, lambda: take_over(run))
     with pytest.raises(Lost):
         run_of_weights(asked(tmp_path / "w.pth", tmp_path, *SMALL, "rerun=true"))
     assert {path: path.read_bytes() for path in run.folder.iterdir() if path.name != "lease.json"} == before
